@@ -1,0 +1,59 @@
+# Needs Linux, Python ≥ 3.11 with venv, git and make. Everything else is installed below this folder.
+.PHONY: help install demo environments test lint check-data lock clean-results
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+DRIVER := .venv/bin
+TEST := .envs/test/bin
+CONDA := $(DRIVER)/python envs/fallback/venv_conda.py
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
+
+install: .venv/installed  ## the driver: Snakemake and uv in .venv
+
+.venv/installed: envs/driver.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv || { echo "error: $(PYTHON) has no venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(DRIVER)/pip install --quiet --disable-pip-version-check $$(grep '^uv==' envs/driver.txt)
+	$(DRIVER)/uv pip install --quiet --compile-bytecode --python $(DRIVER)/python -r envs/driver.txt
+	touch $@
+
+.envs/test/installed: envs/test.yaml | .venv/installed
+	rm -rf .envs/test
+	$(CONDA) env create --file envs/test.yaml --prefix .envs/test
+	touch $@
+
+demo: .venv/installed  ## the simulated default, from nothing to tables and figures
+	$(DRIVER)/snakemake --cores $(CORES)
+	@echo; cut -c 1-150 results/tables/topk_r2_wide.csv | head -20
+	@echo "tables: results/tables   figures: results/figures   again: source .venv/bin/activate && snakemake --cores 8 --resources gpu=8"
+
+lint: .envs/test/installed .venv/installed  ## ruff, mypy, snakefmt, snakemake --lint
+	$(TEST)/ruff check .
+	$(TEST)/ruff format --check .
+	PATH="$(CURDIR)/$(TEST):$$PATH" $(TEST)/snakefmt --check Snakefile rules
+	$(TEST)/mypy
+	$(DRIVER)/snakemake --lint
+
+environments: .venv/installed  ## the environments of all rules, ready to use
+	$(DRIVER)/snakemake --cores $(CORES) --conda-create-envs-only
+
+test: lint environments  ## lint, then all tests
+	$(TEST)/pytest tests/library tests/scripts
+	for env in baselines torch scvi; do \
+	  "$$($(DRIVER)/python tests/prefix.py $$env)/bin/python" -m pytest tests/models tests/conformance --env $$env; \
+	done
+	$(TEST)/pytest tests/workflow tests/faults
+
+check-data: .envs/test/installed  ## checks on real data: make check-data DATA=folder
+	TRUESHIFT_DATA="$(realpath $(DATA))" $(TEST)/pytest tests/data
+
+lock: .venv/installed  ## resolves envs/requirements/*.in anew
+	$(DRIVER)/python envs/lock.py
+
+clean-results:  ## removes results, keeps environments
+	rm -rf results

@@ -1,0 +1,52 @@
+# train.h5ad (and pairs) -> model/ ; model/ + query.h5ad -> prediction.h5ad. No rule here can reach truth.h5ad.
+
+
+rule train:
+    input:
+        unpack(PLAN.train_inputs),
+    output:
+        model=directory(
+            "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/model"
+        ),
+        cost="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/train_cost.json",
+    log:
+        "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/train.log",
+    conda:
+        PLAN.environment
+    threads: PLAN.threads
+    resources:
+        gpu=PLAN.gpus,
+        mem_mb=PLAN.memory_mb,
+    params:
+        code=PLAN.model_code("train"),
+        settings=PLAN.settings,
+        tracking=PLAN.tracking,
+        resume="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/resume",
+    shell:
+        "python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
+        " --settings {params.settings:q} --seed {wildcards.seed} --tracking {params.tracking:q}"
+        " --resume {params.resume:q} --out {output.model:q} --cost {output.cost:q} > {log:q} 2>&1"
+
+
+rule predict:
+    input:
+        model="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/model",
+        query="results/{dataset}/{split}/{fold}/query.h5ad",
+    output:
+        prediction="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.h5ad",
+        cost="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict_cost.json",
+    log:
+        "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict.log",
+    conda:
+        PLAN.environment
+    threads: PLAN.threads
+    resources:
+        gpu=PLAN.gpus,
+        mem_mb=PLAN.memory_mb,
+    params:
+        code=PLAN.model_code("predict"),
+        settings=PLAN.settings,
+    shell:
+        "python -P workflow/scripts/predict.py --model {input.model:q} --query {input.query:q}"
+        " --settings {params.settings:q} --seed {wildcards.seed} --out {output.prediction:q}"
+        " --cost {output.cost:q} > {log:q} 2>&1"

@@ -1,0 +1,268 @@
+"""The artefacts that the wings exchange: what is in each file, how it is read, written and checked.
+
+Every other module of the library knows its neighbours only through this one. All files are written
+atomically (a temporary sibling, then a rename), so a reader never meets half a file.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+SCHEMA_VERSION = 1
+CONTROL = "control"
+KINDS = ("counts", "lognorm", "profile", "signature")
+ROLES = ("train", "val", "test", "control_input", "control_reference")
+CANONICAL_OBS = ("perturbation", "modality", "context", "batch", "dose", "is_control")
+CONDITION = ["context", "perturbation", "dose"]
+
+
+class ContractError(ValueError):
+    """Something a user gave, or a stage made, breaks the contract. The message names what and the remedy."""
+
+
+# --- perturbation names -------------------------------------------------------------------------------
+
+
+def components(perturbation: str) -> list[str]:
+    """The single perturbations of a label: ``"A+B"`` gives ``["A", "B"]``, a control gives none."""
+    return [] if perturbation == CONTROL else perturbation.split("+")
+
+
+def target_gene(component: str) -> str:
+    """The gene a component is named after: ``"KLF1@CRISPRa"`` gives ``"KLF1"``."""
+    return component.split("@")[0]
+
+
+def condition_codes(obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Groups cells by condition (context × perturbation × dose).
+
+    Returns the sorted table of conditions, shape (C, 3), and for every row of ``obs`` its row in that table.
+    """
+    keys = obs[CONDITION].astype(str)
+    table = keys.drop_duplicates().sort_values(CONDITION).reset_index(drop=True)
+    index = pd.MultiIndex.from_frame(table)
+    return table, index.get_indexer(pd.MultiIndex.from_frame(keys))
+
+
+# --- writing and reading ------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary sibling of ``path``; renames it to ``path`` when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Like :func:`atomic`, for a folder; what stood at ``path`` before is replaced."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_h5ad(adata: ad.AnnData, path: str | Path) -> None:
+    """Writes an AnnData atomically."""
+    with atomic(path) as temporary:
+        adata.write_h5ad(temporary)
+
+
+def read_h5ad(path: str | Path) -> ad.AnnData:
+    """Reads an AnnData; a missing or damaged file is an error that names it."""
+    try:
+        return ad.read_h5ad(path)
+    except FileNotFoundError:
+        raise ContractError(f"{path}: no such file") from None
+    except (OSError, KeyError) as error:
+        raise ContractError(f"{path}: cannot be read as h5ad ({error}); delete it so that it is made again") from error
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Writes a table without its index, as CSV or parquet by the ending of ``path``."""
+    with atomic(path) as temporary:
+        if Path(path).suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(temporary, index=False)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Reads what :func:`write_table` wrote; in CSV, empty fields of text columns stay empty text."""
+    if not Path(path).exists():
+        raise ContractError(f"{path}: no such file")
+    return pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, keep_default_na=True)
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Writes JSON atomically, indented, keys in the order given."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads JSON."""
+    return json.loads(Path(path).read_text())
+
+
+# --- canonical data -----------------------------------------------------------------------------------
+
+
+def metadata(adata: ad.AnnData) -> dict[str, Any]:
+    """The ``uns["trueshift"]`` mapping: schema_version, kind, dataset, provenance and what stages add."""
+    if "trueshift" not in adata.uns:
+        raise ContractError("the file has no uns['trueshift']: it was not made by the import stage")
+    return adata.uns["trueshift"]
+
+
+def dense(matrix: Any) -> np.ndarray:
+    """A float32 array of what AnnData holds in X, be it sparse or dense."""
+    return np.asarray(matrix.toarray() if sparse.issparse(matrix) else matrix, dtype=np.float32)
+
+
+def column_means(matrix: Any, rows: np.ndarray | None = None) -> np.ndarray:
+    """Means over rows, in float64, shape (G,); sparse input stays sparse."""
+    part = matrix if rows is None else matrix[rows]
+    if sparse.issparse(part):  # SciPy's own mean of float32 rounds to float32
+        return np.ones(part.shape[0]) @ part / part.shape[0]
+    return np.asarray(part.mean(axis=0, dtype=np.float64)).ravel()
+
+
+def check_canonical(adata: ad.AnnData, file: str | Path) -> None:
+    """Raises :class:`ContractError` unless ``adata`` is in canonical form.
+
+    obs has ``perturbation`` (controls are ``control``, combinations ``A+B``), ``modality``, ``context``,
+    ``batch``, ``dose`` (one number per component, joined by ``+``) and ``is_control``; ids are unique; X is finite.
+    """
+    missing = [column for column in CANONICAL_OBS if column not in adata.obs]
+    if missing:
+        raise ContractError(f"{file}: obs lacks {', '.join(missing)}; map them in config/datasets.yaml, columns:")
+    for what, names in (("cell", adata.obs_names), ("gene", adata.var_names)):
+        if not names.is_unique:
+            twice = names[names.duplicated()].unique()[:3].tolist()
+            raise ContractError(f"{file}: {what} ids occur twice ({', '.join(map(str, twice))}); make them unique")
+    values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
+    if not np.isfinite(values).all():
+        gene = _first_gene(adata, ~np.isfinite(dense(adata.X)))
+        raise ContractError(f"{file}: X holds NaN or infinite values, first in gene {gene}; clean the source")
+    if metadata(adata)["kind"] == "counts" and values.size and values.min() < 0:
+        gene = _first_gene(adata, dense(adata.X) < 0)
+        raise ContractError(f"{file}: counts are negative, first in gene {gene}; is the source scaled?")
+    if not adata.obs["is_control"].any():
+        raise ContractError(f"{file}: no control cells; say which label is the control in columns: perturbation:")
+
+
+def _first_gene(adata: ad.AnnData, mask: np.ndarray) -> str:
+    return str(adata.var_names[np.flatnonzero(mask.any(axis=0))[0]])
+
+
+# --- pairs --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sets of cells of one (context, perturbation, dose, batch) with matched controls, as rows of ``train.h5ad``.
+
+    ``perturbed`` and ``control`` are int32 arrays of shape (N, S). The text arrays, shape (N,), describe each set:
+    ``role`` is train or val, ``control_scope`` says whether its controls share the ``batch`` or only the ``context``.
+    """
+
+    perturbed: np.ndarray
+    control: np.ndarray
+    context: np.ndarray
+    perturbation: np.ndarray
+    batch: np.ndarray
+    role: np.ndarray
+    control_scope: np.ndarray
+
+
+def write_pairs(pairs: Pairs, path: str | Path) -> None:
+    """Writes pairs as an NPZ without pickled parts."""
+    with atomic(path) as temporary:
+        np.savez(temporary, **{field.name: getattr(pairs, field.name) for field in fields(pairs)})
+
+
+def read_pairs(path: str | Path) -> Pairs:
+    """Reads what :func:`write_pairs` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return Pairs(**{field.name: file[field.name] for field in fields(Pairs)})
+
+
+# --- query and prediction -----------------------------------------------------------------------------
+
+
+def asked(query: ad.AnnData) -> pd.DataFrame:
+    """The conditions a query asks for: context, perturbation, dose, modality, n_cells, n_seen; one row each."""
+    table: pd.DataFrame = query.uns["conditions"]
+    return table.reset_index(drop=True)
+
+
+def make_prediction(query: ad.AnnData, values: np.ndarray, rows: np.ndarray | None = None) -> ad.AnnData:
+    """Wraps predicted expression in the form that scoring reads.
+
+    Without ``rows``, ``values`` is one profile per asked condition, shape (C, G), in the order asked. With ``rows``,
+    ``values`` holds predicted cells, shape (N, G), and ``rows`` gives the asked condition of each, ascending.
+    """
+    table = asked(query)
+    output = "profile" if rows is None else "cells"
+    chosen = np.arange(len(table)) if rows is None else np.asarray(rows)
+    obs = table.loc[chosen, CONDITION].astype(str)
+    obs.index = pd.Index([f"{output}{i}" for i in range(len(chosen))])
+    return ad.AnnData(
+        np.asarray(values, dtype=np.float32),
+        obs=obs,
+        var=pd.DataFrame(index=query.var_names),
+        uns={"trueshift": {"schema_version": SCHEMA_VERSION, "output": output}},
+    )
+
+
+def check_prediction(prediction: ad.AnnData, query: ad.AnnData, file: str | Path) -> None:
+    """Raises :class:`ContractError` unless genes and conditions are exactly those asked, in the order asked."""
+    _check_names(prediction.var_names.tolist(), query.var_names.tolist(), "genes", file)
+    wanted = [" | ".join(row) for row in asked(query)[CONDITION].astype(str).itertuples(index=False)]
+    rows = prediction.obs[CONDITION].astype(str).agg(" | ".join, axis=1)
+    if metadata(prediction)["output"] == "profile":
+        if rows.duplicated().any():
+            raise ContractError(f"{file}: condition {rows[rows.duplicated()].iloc[0]} has two profiles; give one each")
+        given = rows.tolist()
+    else:
+        given = rows[rows != rows.shift()].tolist()  # blocks of cells, one block a condition
+    _check_names(given, wanted, "conditions", file)
+    if not np.isfinite(dense(prediction.X)).all():
+        raise ContractError(f"{file}: predicted values are NaN or infinite; the model diverged or divides by zero")
+
+
+def _check_names(given: list[str], wanted: list[str], what: str, file: str | Path) -> None:
+    missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    if missing:
+        raise ContractError(f"{file}: {len(missing)} {what} asked for are missing, first {missing[0]}")
+    if extra:
+        raise ContractError(f"{file}: {len(extra)} {what} were not asked for, first {extra[0]}; remove them")
+    if given != wanted:
+        first = next((g for g, w in zip(given, wanted, strict=False) if g != w), given[-1])
+        raise ContractError(f"{file}: {what} are not in the order asked, first at {first}; sort them as in the query")

@@ -1,0 +1,103 @@
+"""What must hold of a source before anything is learnt from it: ids, values, size factors, controls."""
+
+from collections.abc import Callable, Iterator
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from trueshift.contract import ContractError
+
+BLOCK = 1 << 24  # stored values looked at together
+LOG_LIMIT = 25.0  # log1p of 7e10: more than any normalised count
+
+
+def check_ids(adata: ad.AnnData, where: str) -> None:
+    """Raises :class:`ContractError` if cell or gene ids are missing or occur twice."""
+    for what, names in (("cell", adata.obs_names), ("gene", adata.var_names)):
+        if not names.is_unique:
+            twice = names[names.duplicated()].unique()
+            remedy = "in the source" if what == "cell" else "or name another column as gene_symbol"
+            raise ContractError(
+                f"{where}: {len(twice)} {what} ids occur more than once, first {', '.join(map(str, twice[:3]))}; "
+                f"make them unique {remedy}"
+            )
+
+
+def check_values(matrix: sparse.csr_matrix, genes: pd.Index, kind: str, where: str) -> None:
+    """Raises :class:`ContractError` unless the stored values fit ``kind``; names the first gene where they do not.
+
+    All kinds: finite. counts: whole and not negative. lognorm: not negative, not all whole, at most ``LOG_LIMIT``.
+    """
+    if not matrix.nnz:
+        raise ContractError(f"{where}: all values are 0")
+    _refuse(matrix, genes, lambda x: ~np.isfinite(x), f"{where}: values are NaN or infinite, first in gene {{}}")
+    if kind == "counts":
+        _refuse(matrix, genes, lambda x: x < 0, f"{where}: counts are negative, first in gene {{}}; is it scaled?")
+        _refuse(
+            matrix,
+            genes,
+            lambda x: x != np.rint(x),
+            f"{where}: kind is counts but values are not whole numbers, first in gene {{}}; "
+            "name the layer with the counts, or set kind: lognorm if they are log-normalised",
+        )
+    if kind == "lognorm":
+        _refuse(
+            matrix,
+            genes,
+            lambda x: x < 0,
+            f"{where}: kind is lognorm but values are negative, first in gene {{}}; centred or scaled values do not do",
+        )
+        if all((x == np.rint(x)).all() for _, x in _blocks(matrix)):
+            raise ContractError(
+                f"{where}: kind is lognorm but all values are whole numbers; these look like counts: set kind: counts"
+            )
+        _refuse(
+            matrix,
+            genes,
+            lambda x: x > LOG_LIMIT,
+            f"{where}: kind is lognorm but values exceed {LOG_LIMIT:g}, first in gene {{}}; "
+            "they are not on a log scale: take logs, or name another layer",
+        )
+
+
+def check_size_factors(values: pd.Series, source: str, where: str) -> np.ndarray:
+    """Size factors as float64, shape (N,); raises :class:`ContractError` unless all are above 0 and finite."""
+    numbers = pd.to_numeric(values.astype(object), errors="coerce").to_numpy(dtype=float)
+    bad = ~(np.isfinite(numbers) & (numbers > 0))
+    if bad.any():
+        first = np.flatnonzero(bad)[0]
+        raise ContractError(
+            f"{where}: source column '{source}' is not above 0 in {bad.sum()} cells, first {values.index[first]} "
+            f"({values.iloc[first]}); leave those cells out with filter:, or leave size_factor out"
+        )
+    return numbers
+
+
+def check_controls(obs: pd.DataFrame, where: str) -> None:
+    """Raises :class:`ContractError` if there are no controls, no perturbed cells, or a context without controls."""
+    if not obs["is_control"].any():
+        raise ContractError(f"{where}: no control cells are left; check control: and filter:")
+    if obs["is_control"].all():
+        raise ContractError(f"{where}: all cells are controls; check control: and filter:")
+    with_controls = set(obs.loc[obs["is_control"], "context"])
+    without = [context for context in obs["context"].unique() if context not in with_controls]
+    if without:
+        raise ContractError(
+            f"{where}: no controls in context {', '.join(map(str, sorted(without)))}; effects need controls of the "
+            "same context: leave it out with filter:, or map contexts otherwise"
+        )
+
+
+def _blocks(matrix: sparse.csr_matrix) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, matrix.nnz, BLOCK):
+        yield start, matrix.data[start : start + BLOCK]
+
+
+def _refuse(matrix: sparse.csr_matrix, genes: pd.Index, bad: Callable[[np.ndarray], np.ndarray], message: str) -> None:
+    for start, values in _blocks(matrix):
+        mask = bad(values)
+        if mask.any():
+            gene = matrix.indices[start : start + BLOCK][mask].min()
+            raise ContractError(message.format(genes[gene]))

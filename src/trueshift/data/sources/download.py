@@ -1,0 +1,165 @@
+"""Files of a source: found on disk or fetched over HTTP, resumed where a transfer broke, checked before use."""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from trueshift.contract import ContractError
+from trueshift.data.sources.messages import check_keys
+
+CHUNK = 1 << 20
+FAILURES = 4  # transfers in a row that brought nothing, before giving up
+FILE_KEYS = ("path", "url", "sha256", "md5", "obtain")
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file that is on disk and checked. ``origin`` is where it came from, ``checksum`` ``algorithm:hex``."""
+
+    path: Path
+    origin: str
+    checksum: str
+
+
+def ensure(entry: str | Mapping[str, Any], data_folder: str | Path, log: Log = print, pause: float = 1.0) -> LocalFile:
+    """Returns a checked file; fetches it first when it is not there and the entry has an address.
+
+    ``entry`` is a path, or a mapping with ``path`` and optionally ``url``, ``sha256`` or ``md5``, and ``obtain`` (a
+    sentence for people: how to get a file that has no open address). ``{data}`` in a path is the data folder.
+    ``pause`` is the wait in seconds before the first new attempt; it doubles with each.
+
+    Raises :class:`ContractError` if the file is missing and cannot be fetched (saying which file to place where), if
+    its checksum is not the declared one, or if a file with an address has no declared checksum.
+    """
+    entry = {"path": entry} if isinstance(entry, str) else dict(entry)
+    check_keys(entry, FILE_KEYS, "source file")
+    if not entry.get("path"):
+        raise ContractError("source: no path; say where the file is, or is to be put ({data} is the data folder)")
+    path, url = Path(entry["path"].replace("{data}", str(data_folder))), entry.get("url")
+    declared = next((f"{name}:{entry[name].lower()}" for name in ("sha256", "md5") if entry.get(name)), None)
+    algorithm = declared.split(":")[0] if declared else "sha256"
+    if path.exists():
+        found = checksum(path, algorithm)
+        if declared and found != declared:
+            source = f" (from {url})" if url else ""
+            raise ContractError(
+                f"{path}: checksum is {found}, declared is {declared}; put the right file there{source}"
+            )
+    elif url:
+        found = _download(url, path, declared, log, pause)
+    else:
+        how = entry.get("obtain", "place the file there, or correct the path or the data folder")
+        raise ContractError(f"{path}: no such file; {how}")
+    if url and not declared:
+        raise ContractError(
+            f"{path}: fetched from {url}, which has no declared checksum; if the file is the right one, "
+            f"add to its entry: {found.replace(':', ': ')}"
+        )
+    return LocalFile(path, url or entry["path"], found)
+
+
+def checksum(path: str | Path, algorithm: str = "sha256") -> str:
+    """The checksum of a file as ``algorithm:hex``."""
+    with Path(path).open("rb") as stream:
+        return f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"
+
+
+def _download(url: str, path: Path, declared: str | None, log: Log, pause: float) -> str:
+    """Fetches into ``<path>.part``, checks it, renames it. Two processes that want one file take turns."""
+    if not url.startswith(("https://", "http://")):
+        raise ContractError(f"{url}: only http and https addresses are fetched; put the file at {path}")
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(part) as stream:
+        if path.exists():  # fetched by another process while this one waited for its turn
+            part.unlink()
+            found = checksum(path, declared.split(":")[0] if declared else "sha256")
+        else:
+            try:
+                _transfer_all(url, stream, log, pause)
+            except (OSError, HTTPException) as error:
+                if not part.stat().st_size:
+                    part.unlink()
+                raise ContractError(
+                    f"could not fetch {url} ({error}); run again to go on where it stopped ({part}), "
+                    f"or place the file by hand: address {url}, checksum {declared or 'not declared'}, to {path}"
+                ) from error
+            stream.flush()
+            found = checksum(part, declared.split(":")[0] if declared else "sha256")
+            if not declared or found == declared:
+                part.replace(path)
+                log(f"fetched {url} to {path}")
+            else:
+                part.unlink()
+        if declared and found != declared:
+            raise ContractError(
+                f"{url}: checksum of what came is {found}, declared is {declared}; the bad file was removed. "
+                "Correct the checksum or the address, or run again if the transfer was damaged"
+            )
+    return found
+
+
+def _transfer_all(url: str, stream: BinaryIO, log: Log, pause: float) -> None:
+    failures = 0
+    while True:
+        before = stream.seek(0, os.SEEK_END)
+        if before:
+            log(f"resuming {url} after {before} bytes")
+        try:
+            return _transfer(url, stream, before)
+        except (OSError, HTTPException) as error:
+            refused = isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in (408, 416, 429)
+            failures = 1 if stream.seek(0, os.SEEK_END) > before else failures + 1
+            if refused or failures >= FAILURES:
+                raise
+            time.sleep(pause * 2 ** (failures - 1))
+
+
+def _transfer(url: str, stream: BinaryIO, offset: int) -> None:
+    """Appends to ``stream`` what the server has from byte ``offset`` on; an early end is an OSError."""
+    headers = {"User-Agent": "trueshift"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=60)
+    except HTTPError as error:
+        if error.code == 416 and error.headers.get("Content-Range", "").endswith(f"/{offset}"):
+            return  # all of it had already come
+        if error.code == 416:
+            stream.truncate(0)  # the partial file is longer than the remote one: of another version
+        raise
+    with response:
+        if response.status not in (200, 206):
+            raise OSError(f"the server answered {response.status} instead of the file")
+        if response.status == 200:
+            stream.truncate(0)  # the server ignores Range: from the start
+        expected, received = response.headers.get("Content-Length"), 0
+        while block := response.read(CHUNK):
+            stream.write(block)
+            received += len(block)
+    if expected is not None and received != int(expected):
+        raise OSError(f"the connection ended after {received} of {expected} bytes")
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """The partial file, open for appending and locked; waits while another process holds it."""
+    while True:
+        stream = part.open("a+b")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat()):
+            break
+        stream.close()  # the process before this one renamed or removed it
+    with stream:
+        yield stream

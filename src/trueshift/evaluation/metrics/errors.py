@@ -1,0 +1,15 @@
+"""Errors of the predicted mean expression itself; they need no controls."""
+
+import numpy as np
+
+from trueshift.evaluation.metrics.pair import Pair, Values, values
+
+
+def mse(pair: Pair) -> Values:
+    """Mean over genes of (x − x̂)²."""
+    return values(((pair.x - pair.x_hat) ** 2).mean(axis=1), {})
+
+
+def mae(pair: Pair) -> Values:
+    """Mean over genes of |x − x̂|."""
+    return values(np.abs(pair.x - pair.x_hat).mean(axis=1), {})

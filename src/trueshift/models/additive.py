@@ -1,0 +1,46 @@
+"""additive: a combination does the sum of what its single perturbations do."""
+
+from typing import Self
+
+import anndata as ad
+import numpy as np
+
+from trueshift.contract import ContractError, Pairs, asked, components, make_prediction
+from trueshift.models.base import ArrayModel, centroids, query_controls
+from trueshift.models.effects import Effects
+from trueshift.tracking import Run
+
+
+class Additive(ArrayModel):
+    """x̂ = c_in + δ_A + δ_B, over the components of the asked perturbation; trained combinations are not used.
+
+    The δ of a single is that of the same dose if trained, else the mean over doses; and of these that of the same
+    context if trained, else the mean over contexts. A single of a combination that was not trained counts 0 (column
+    ``n_seen`` of the asked conditions says how many were); a single asked for alone that was not trained is refused.
+    """
+
+    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+        """Keeps the δ of the S training conditions with one perturbation, shape (S, G)."""
+        seen = Effects.of(centroids(train))
+        single = np.array([len(components(name)) == 1 for name in seen.conditions[:, 1].tolist()])
+        self.state = {"conditions": seen.conditions[single], "deltas": seen.deltas[single]}
+        return self
+
+    def predict(self, query: ad.AnnData) -> ad.AnnData:
+        """One profile per asked condition."""
+        seen = Effects(**self.state)
+        values = query_controls(query)
+        for row, condition in enumerate(asked(query)[["context", "perturbation", "dose"]].astype(str).to_numpy()):
+            context, perturbation, dose = condition
+            singles, doses = components(perturbation), dose.split("+")
+            if len(doses) != len(singles):
+                raise ContractError(f"query: dose {dose} of perturbation {perturbation} is not one number a component")
+            if len(singles) == 1 and perturbation not in seen:
+                raise ContractError(
+                    f"additive was never shown perturbation {perturbation} in training and cannot predict it; "
+                    "exclude it from this split"
+                )
+            for name, one in zip(singles, doses, strict=True):
+                if name in seen:
+                    values[row] += seen.mean(name, one, context)
+        return make_prediction(query, values)

@@ -1,0 +1,156 @@
+"""What every model is: a scikit-learn-like estimator over the artefacts of the contract, and how one is built."""
+
+import difflib
+import importlib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from trueshift.contract import ContractError, Pairs, asked, column_means, condition_codes
+
+if TYPE_CHECKING:
+    from trueshift.tracking import Run
+
+
+class Model:
+    """Base of all models.
+
+    The constructor only stores hyperparameters under their own names. ``fit`` learns from the rows of ``train.h5ad``
+    (roles train, val and control_input), ``predict`` answers a query in the order asked, ``save`` and ``load`` carry
+    weights without pickled code. Same seed, same numbers.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def check_fitted(self) -> None:
+        """Raises :class:`ContractError` while the instance holds nothing but its hyperparameters."""
+        if set(vars(self)) <= set(inspect.signature(type(self).__init__).parameters):
+            raise ContractError(f"{type(self).__name__} has learnt nothing yet: call fit or load before predict")
+
+    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: "Run | None" = None) -> Self:
+        """Learns from ``train``; ``pairs`` go to models that need them, ``run`` takes progress and checkpoints."""
+        raise NotImplementedError
+
+    def predict(self, query: ad.AnnData) -> ad.AnnData:
+        """Predicts the conditions of :func:`trueshift.contract.asked`, see ``make_prediction`` there."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Writes what was learnt into an existing, empty folder."""
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> Self:
+        """Reads what :meth:`save` wrote, into an instance built with the same hyperparameters."""
+        raise NotImplementedError
+
+
+class ArrayModel(Model):
+    """A model whose learnt state is a mapping of NumPy arrays, ``self.state``; closed-form models derive from it."""
+
+    _state: dict[str, np.ndarray]
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """What was learnt; an error before ``fit`` or ``load``."""
+        self.check_fitted()
+        return self._state
+
+    @state.setter
+    def state(self, state: dict[str, np.ndarray]) -> None:
+        self._state = state
+
+    def save(self, folder: Path) -> None:
+        """Writes ``weights.npz``."""
+        np.savez(Path(folder, "weights.npz"), **self.state)  # type: ignore[arg-type]
+
+    def load(self, folder: Path) -> Self:
+        """Reads ``weights.npz``; pickled parts are refused."""
+        with np.load(Path(folder, "weights.npz"), allow_pickle=False) as file:
+            self.state = dict(file)
+        return self
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Pseudobulks of the training cells.
+
+    ``conditions`` has one row per perturbed training condition, shape (C, 3); ``means`` (C, G) are their mean
+    expression and ``deltas`` (C, G) the difference to the mean of their context's controls, in float64.
+    ``control`` maps a context to its control mean, shape (G,).
+    """
+
+    conditions: pd.DataFrame
+    means: np.ndarray
+    deltas: np.ndarray
+    control: dict[str, np.ndarray]
+
+
+def centroids(train: ad.AnnData) -> Centroids:
+    """Means of every perturbed training condition (validation cells included) and of each context's controls."""
+    is_control = train.obs["is_control"].to_numpy()
+    context = train.obs["context"].astype(str).to_numpy()
+    control = {
+        str(name): column_means(train.X, np.flatnonzero(is_control & (context == name)))
+        for name in np.unique(context[is_control])
+    }
+    perturbed = np.flatnonzero(~is_control)
+    if not len(perturbed):
+        raise ContractError("train: there are no perturbed cells to learn from; check the split")
+    table, codes = condition_codes(train.obs.iloc[perturbed])
+    lost = sorted(set(table["context"]) - set(control))
+    if lost:
+        raise ContractError(f"train: context {lost[0]} has perturbed cells but no control cells to compare them with")
+    means = np.stack([column_means(train.X, perturbed[codes == i]) for i in range(len(table))])
+    deltas = means - np.stack([control[name] for name in table["context"]])
+    return Centroids(table, means, deltas, control)
+
+
+def query_controls(query: ad.AnnData) -> np.ndarray:
+    """For each asked condition the mean of its context's input controls, shape (C, G), float64."""
+    context = query.obs["context"].astype(str).to_numpy()
+    means = {}
+    for name in asked(query)["context"].astype(str).unique():
+        rows = np.flatnonzero(context == name)
+        if not len(rows):
+            raise ContractError(f"query: no input control cells in context {name}")
+        means[name] = column_means(query.X, rows)
+    return np.stack([means[name] for name in asked(query)["context"].astype(str)])
+
+
+def refuse_unseen(query: ad.AnnData, known: set[tuple[str, ...]], columns: list[str], model: str) -> None:
+    """Raises if an asked condition, reduced to ``columns``, is not among those known from training."""
+    table = asked(query)[columns].astype(str)
+    unseen = [row for row in table.itertuples(index=False, name=None) if row not in known]
+    if unseen:
+        what = ", ".join(f"{column} {value}" for column, value in zip(columns, unseen[0], strict=True))
+        raise ContractError(
+            f"{model} was never shown {what} in training and cannot predict it; exclude it from this split"
+        )
+
+
+def build(settings: dict[str, Any], seed: int) -> Model:
+    """Makes a model from ``{"class": dotted path, "params": {…}}``; unknown parameters are refused, nearest named."""
+    module, _, name = settings["class"].rpartition(".")
+    if not module:
+        raise ContractError(f"config/models.yaml: class {name} is no dotted path such as trueshift.models.{name}")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != module:
+            raise
+        raise ContractError(f"config/models.yaml: class {settings['class']} does not exist ({error})") from error
+    known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "seed")]
+    for parameter in settings["params"]:
+        if parameter not in known:
+            near = difflib.get_close_matches(parameter, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ContractError(
+                f"{settings['class']} has no parameter {parameter}{hint} (it has: {', '.join(known) or 'none'})"
+            )
+    return cls(seed=seed, **settings["params"])

@@ -1,0 +1,97 @@
+"""knn_features: a perturbation does what the training perturbations most like it do."""
+
+from typing import Literal, Self
+
+import anndata as ad
+import numpy as np
+
+from trueshift.contract import ContractError, Pairs, asked, make_prediction
+from trueshift.models.base import ArrayModel, centroids, query_controls
+from trueshift.models.features import Features
+from trueshift.tracking import Run
+
+
+def distances(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
+    """1 − cosine, or 1 − Tanimoto a·b / (a·a + b·b − a·b), between rows: (P, F) and (Q, F) give (P, Q), in float64."""
+    product = A @ B.T
+    a, b = (A**2).sum(axis=1)[:, None], (B**2).sum(axis=1)[None, :]
+    similarity = product / np.sqrt(a * b) if metric == "cosine" else product / (a + b - product)
+    distance = 1 - similarity
+    return np.where(distance < 1e-12, 0.0, distance)  # the same features, up to rounding
+
+
+class KnnFeatures(ArrayModel):
+    """x̂ = c_in + Σ w·δ over the ``k`` training perturbations nearest in features, Σ w = 1.
+
+    The δ of a training perturbation is the mean over its conditions. A combination has the sum of its components'
+    features, and is a neighbour like any other. ``metric`` is cosine or tanimoto (fingerprints). ``weights`` are
+    uniform or distance, 1/d as in scikit-learn: perturbations of the same features then decide alone. Of neighbours
+    equally near, the first by name is taken.
+
+    ``features`` names a table, ``target_expression`` (with ``rank`` dimensions) or, None, the only table there is.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        features: str | None = None,
+        k: int = 5,
+        metric: Literal["cosine", "tanimoto"] = "cosine",
+        weights: Literal["distance", "uniform"] = "distance",
+        rank: int = 10,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.features = features
+        self.k = k
+        self.metric = metric
+        self.weights = weights
+        self.rank = rank
+
+    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+        """Keeps features (N, F) and mean δ (N, G) of the N training perturbations."""
+        if self.metric not in ("cosine", "tanimoto"):
+            raise ContractError(f"knn_features: metric {self.metric} is unknown; it is cosine or tanimoto")
+        if self.weights not in ("distance", "uniform"):
+            raise ContractError(f"knn_features: weights {self.weights} are unknown; they are distance or uniform")
+        seen = centroids(train)
+        perturbation = seen.conditions["perturbation"].to_numpy(str)
+        trained = np.unique(perturbation)
+        if not 1 <= self.k <= len(trained):
+            raise ContractError(f"knn_features: k {self.k} must be from 1 to {len(trained)}, the perturbations trained")
+        known = Features.read(train, self.features, self.rank, seen)
+        self.state = {
+            "features": _nonzero(known.of(trained), trained, known.source),
+            "deltas": np.stack([seen.deltas[perturbation == name].mean(axis=0) for name in trained]),
+            "source": np.array(known.source),
+            "names": known.names,
+            "values": known.values,
+        }
+        return self
+
+    def predict(self, query: ad.AnnData) -> ad.AnnData:
+        """One profile per asked condition."""
+        state = self.state
+        wanted = asked(query)["perturbation"].astype(str).to_numpy(str)
+        known = Features(str(state["source"]), state["names"], state["values"])
+        distance = distances(_nonzero(known.of(wanted), wanted, known.source), state["features"], self.metric)
+        nearest = np.argsort(distance, axis=1, kind="stable")[:, : self.k]
+        near = np.take_along_axis(distance, nearest, axis=1)
+        if self.weights == "uniform":
+            weight = np.ones_like(near)
+        else:
+            same = near == 0
+            weight = np.where(same.any(axis=1, keepdims=True), same, 1 / np.where(same, 1, near))
+        weight = weight / weight.sum(axis=1, keepdims=True)
+        delta = np.einsum("pk,pkg->pg", weight, state["deltas"][nearest])
+        return make_prediction(query, query_controls(query) + delta)
+
+
+def _nonzero(values: np.ndarray, perturbations: np.ndarray, source: str) -> np.ndarray:
+    empty = ~values.any(axis=1)
+    if empty.any():
+        raise ContractError(
+            f"perturbation {perturbations[empty][0]}: its features {source} are all zero, so it is like nothing; "
+            "correct the table or leave the perturbation out"
+        )
+    return values

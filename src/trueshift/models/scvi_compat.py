@@ -1,0 +1,59 @@
+"""scgen 2.1.0, the newest release on PyPI, made to work on scvi-tools 1.4: all that is needed, in one place.
+
+What scvi-tools has dropped or changed since scgen was written, each held by a test that fails once it is back:
+
+* ``scvi._compat`` (it held ``Literal``) and ``scvi.module.base.LossRecorder`` (now ``LossOutput``, with other names of
+  arguments) are gone: scgen cannot be imported. They are provided while it is, and taken away again.
+* training plans now pass keywords to ``_get_inference_input``, which scgen's module does not take;
+* the mean and variance of the latent are now looked up as ``qzm`` and ``qzv``, scgen's module has ``qz_m`` and ``qz_v``.
+"""
+
+import sys
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import scvi.module.base
+import torch
+
+
+def _loss_recorder(loss: torch.Tensor, reconstruction_loss: torch.Tensor, kl_local: torch.Tensor) -> Any:
+    return scvi.module.base.LossOutput(loss=loss, reconstruction_loss=reconstruction_loss, kl_local=kl_local)
+
+
+@contextmanager
+def _dropped_names() -> Iterator[None]:
+    compat = ModuleType("scvi._compat")
+    compat.Literal = typing.Literal  # type: ignore[attr-defined]
+    sys.modules["scvi._compat"] = compat
+    scvi.module.base.LossRecorder = _loss_recorder
+    try:
+        yield
+    finally:
+        del sys.modules["scvi._compat"], scvi.module.base.LossRecorder
+
+
+with _dropped_names():
+    import scgen
+
+
+class Scgenvae(scgen.SCGENVAE):
+    """scgen's module, an autoencoder of expression, with what scvi-tools asks of a module today."""
+
+    def _get_inference_input(self, tensors: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
+        return super()._get_inference_input(tensors)
+
+    def inference(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encodes expression (N, G): ``z`` is drawn from the normal of mean ``qzm`` and variance ``qzv``, all (N, D)."""
+        outputs = super().inference(x)
+        return {**outputs, "qzm": outputs["qz_m"], "qzv": outputs["qz_v"]}
+
+
+class Scgen(scgen.SCGEN):
+    """scgen's model on :class:`Scgenvae`; arguments as there."""
+
+    def __init__(self, adata: Any, **settings: Any) -> None:
+        super().__init__(adata, **settings)
+        self.module = Scgenvae(n_input=adata.n_vars, **settings)

@@ -1,0 +1,149 @@
+"""What the adapters of packages built on scvi-tools share: seeds, quiet, progress, roles, batches and input cells."""
+
+import logging
+import os
+import random
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scvi
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from trueshift import gpu
+from trueshift.contract import ContractError, asked, dense
+from trueshift.tracking import Run
+
+ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")  # what seeding through scvi-tools sets
+CHATTY = ("scvi", "scgen", "biolord", "lightning", "lightning.pytorch", "lightning.fabric")
+NOISE = (
+    r"The '\w+' does not have many workers",  # data are in memory: workers would only copy them
+    r"Detected call of `lr_scheduler.step\(\)` before",  # biolord steps them by hand, after the optimizers
+)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """A block in which Python, NumPy, torch and scvi-tools draw from ``seed``; all that this changes is put back."""
+    python, numpy, previous = random.getstate(), np.random.get_state(), scvi.settings.seed
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    environment = {name: os.environ.get(name) for name in ENVIRONMENT}
+    with torch.random.fork_rng(), quiet():
+        try:
+            scvi.settings.seed = seed
+            yield
+        finally:
+            scvi.settings.seed = previous
+            random.setstate(python)
+            np.random.set_state(numpy)
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+            for name, value in environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A block in which the packages log from warnings on, and the warnings in ``NOISE`` are left out."""
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            for message in NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class Progress(Callback):
+    """Reports the metrics named (``{shown as: name in the training plan}``) to a run after every epoch."""
+
+    def __init__(self, run: Run | None, names: dict[str, str]) -> None:
+        self.run, self.names = run, names
+
+    def _report(self, trainer: Trainer, epoch: int) -> None:
+        known = trainer.callback_metrics
+        values = {shown: float(known[name]) for shown, name in self.names.items() if name in known}
+        if self.run is not None:
+            self.run.log(epoch, **values)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports the epoch before: the plans end an epoch, and log it, after their callbacks."""
+        if trainer.current_epoch:
+            self._report(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports the last epoch."""
+        self._report(trainer, trainer.current_epoch)
+
+
+def trainer_settings(progress: Progress) -> dict[str, Any]:
+    """Settings of the trainer that both packages take: the device, no bar, nothing written to the working folder."""
+    return {
+        "accelerator": "gpu" if gpu.device() == "cuda" else "cpu",
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "callbacks": [progress],
+    }
+
+
+def labelled(train: ad.AnnData, columns: list[str]) -> ad.AnnData:
+    """A copy for a package to register: X dense float32, the named columns of obs as categories in sorted order.
+
+    Dense, because rows are drawn in small batches hundreds of times over, which sparse rows make several times slower.
+    """
+    return ad.AnnData(dense(train.X), obs=train.obs[columns].astype(str).astype("category"), var=train.var[[]])
+
+
+def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows to train on (roles train and control_input), rows of role val, and the batch size to take them by.
+
+    The batch size is the largest up to the one asked that leaves no batch of a single cell: batch normalisation and
+    biolord's module fail on one. A single validation cell is not used.
+    """
+    validation = (train.obs["role"] == "val").to_numpy()
+    rows, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
+    if len(rows) < 2 or batch_size < 2:
+        raise ContractError(f"train: {len(rows)} training cells in batches of {batch_size}; at least 2 are needed of both")
+    held_out = held_out if len(held_out) > 1 else held_out[:0]
+    fitting = [size for size in range(2, batch_size + 1) if len(rows) % size != 1 and len(held_out) % size != 1]
+    if not fitting:
+        raise ContractError(f"train: no batch size up to {batch_size} divides the cells; set a larger batch_size")
+    return rows, held_out, max(fitting)
+
+
+def input_cells(query: ad.AnnData, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the query to start from, and the number of the asked condition of each, both shape (N,), in order.
+
+    Each condition gets as many cells as its test has, drawn without replacement from the controls of its context;
+    where these are too few, all of them and some again.
+    """
+    controls = pd.Series(np.arange(query.n_obs)).groupby(query.obs["context"].astype(str).to_numpy()).indices
+    chosen, owner = [], []
+    for number, row in enumerate(asked(query).itertuples()):
+        rows, n = controls.get(str(row.context)), int(row.n_cells)
+        if rows is None:
+            raise ContractError(f"query: no input control cells in context {row.context}")
+        rng = np.random.default_rng([seed, zlib.crc32(f"{row.context}|{row.perturbation}|{row.dose}".encode())])
+        enough = n <= len(rows)
+        chosen.append(rng.choice(rows, n, replace=False) if enough else np.append(rows, rng.choice(rows, n - len(rows))))
+        owner.append(np.full(n, number))
+    return np.concatenate(chosen), np.concatenate(owner)
+
+
+def check_genes(query: ad.AnnData, genes: list[str], model: str) -> None:
+    """Raises unless the query has the genes of the training, in order."""
+    if query.var_names.tolist() != genes:
+        raise ContractError(f"{model}: the genes of the query are not those of the training; use the query of its fold")

@@ -1,0 +1,248 @@
+"""How State is trained: steps over sets of cells, early stopping, and checkpoints that resume to the same weights.
+
+Which sets a step sees and what dropout draws follow from (seed, phase, step) alone. A checkpoint therefore needs no
+state of a random generator, and a training that was killed and resumed ends with the weights of an undisturbed one.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from trueshift.contract import ContractError, atomic, dense
+from trueshift.models.state_network import StateNetwork
+from trueshift.tracking import Run
+
+GPU_COPY_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Training sets: rows of the training cells (N, S), and per set (N,) its perturbation, batch, context and role."""
+
+    target: np.ndarray
+    control: np.ndarray
+    perturbation: np.ndarray
+    batch: np.ndarray
+    context: np.ndarray
+    role: np.ndarray
+
+    def take(self, index: np.ndarray) -> "Sets":
+        """The sets at ``index``."""
+        return Sets(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: its sets, the sets it is validated on (none: no early stopping) and its steps."""
+
+    name: str
+    train: Sets
+    val: Sets
+    steps: int
+
+
+class Cells:
+    """Expression of cells as float32 tensors on a device, densified a batch at a time.
+
+    On a GPU a matrix of at most 4 GiB (537,000 cells × 2,000 genes) is copied there once. On a CPU nothing is copied:
+    taking 2,048 rows of 2,000 genes out of a CSR matrix is faster than out of a dense one.
+    """
+
+    def __init__(self, matrix: Any, device: str) -> None:
+        self.matrix, self.device = matrix, device
+        fits = matrix.shape[0] * matrix.shape[1] * 4 <= GPU_COPY_BYTES
+        self.copy = torch.from_numpy(dense(matrix)).to(device) if device == "cuda" and fits else None
+
+    def rows(self, index: np.ndarray) -> Tensor:
+        """Cells at ``index`` (B, S), shape (B, S, G)."""
+        if self.copy is not None:
+            return self.copy[torch.from_numpy(index.astype(np.int64)).to(self.device)]
+        cells = torch.from_numpy(dense(self.matrix[index.ravel()]))
+        return cells.view(*index.shape, -1).to(self.device)
+
+
+@dataclass
+class Trainer:
+    """Trains a network on phases of sets. ``encode`` turns perturbation codes (B,) into the network's input (B, P)."""
+
+    network: StateNetwork
+    cells: Cells
+    encode: Callable[[np.ndarray], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    make_optimizer: Callable[[], torch.optim.Optimizer]
+    seed: int
+    batch_size: int
+    validate_every: int
+    patience: int
+    clip: float
+    mixed: bool
+    run: Run | None
+    fingerprint: str
+
+    def fit(self, phases: list[Phase]) -> None:
+        """Runs the phases in turn; each ends with its best weights on validation, or its last where there is none."""
+        saved = self._read()
+        offset = 0
+        for number, phase in enumerate(phases):
+            if saved is None or number >= saved["phase"]:
+                self._phase(number, phase, offset, saved if saved and number == saved["phase"] else None)
+            offset += phase.steps
+        if path := self._path():
+            path.unlink(missing_ok=True)
+
+    def _phase(self, number: int, phase: Phase, offset: int, saved: dict[str, Any] | None) -> None:
+        optimizer = self.make_optimizer()
+        step, stale, best_loss, best = 0, 0, math.inf, None
+        if saved is not None:
+            self.network.load_state_dict(saved["network"])
+            optimizer.load_state_dict(saved["optimizer"])
+            step, stale, best_loss, best = saved["step"], saved["stale"], saved["best_loss"], saved["best"]
+        stopping = f"early stopping on {len(phase.val)} sets" if len(phase.val) else "all run: no validation sets"
+        resumed = f"; resumed at step {step}" if saved else ""
+        self._say(f"{phase.name}: {len(phase.train)} sets, {phase.steps} steps, {stopping}{resumed}")
+        losses: list[float] = []
+        order = Order(self.seed, number, len(phase.train))
+        while step < phase.steps and stale < self.patience:
+            losses.append(self._step(phase, number, step, order, optimizer))
+            step += 1
+            if step % self.validate_every and step != phase.steps:
+                continue
+            values = {"loss": float(np.mean(losses))}
+            losses = []
+            if len(phase.val):
+                values["val_loss"] = self.evaluate(phase.val)
+                stale += 1
+                if values["val_loss"] < best_loss:
+                    best_loss, stale = values["val_loss"], 0
+                    best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+            state = {"phase": number, "step": step, "stale": stale, "best_loss": best_loss, "best": best}
+            self._write({**state, "network": self.network.state_dict(), "optimizer": optimizer.state_dict()})
+            if self.run:
+                self.run.log(offset + step, **values, learning_rate=optimizer.param_groups[0]["lr"])
+        if stale >= self.patience:
+            self._say(f"{phase.name}: stopped at step {step}, no better validation loss {stale} times in a row")
+        if best is not None:
+            self.network.load_state_dict(best)
+
+    def _step(self, phase: Phase, number: int, step: int, order: "Order", optimizer: torch.optim.Optimizer) -> float:
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, step]).generate_state(1)[0]))  # dropout
+        self.network.train()
+        batch = phase.train.take(order.batch(step, self.batch_size))
+        loss = self._losses(batch).mean()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ContractError(
+                f"State: the loss is {value} at step {step + 1} of {phase.name}; "
+                "lower learning_rate or clip, or set precision: float32"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
+        optimizer.step()
+        return value
+
+    @torch.no_grad()
+    def evaluate(self, sets: Sets) -> float:
+        """The mean loss over ``sets``, without dropout."""
+        self.network.eval()
+        parts = np.array_split(np.arange(len(sets)), math.ceil(len(sets) / self.batch_size))
+        return sum(self._losses(sets.take(part)).sum().item() for part in parts) / len(sets)
+
+    def _losses(self, sets: Sets) -> Tensor:
+        """The loss of each set, shape (B,), in float32."""
+        device = self.cells.device
+        batch = torch.from_numpy(np.broadcast_to(sets.batch[:, None], sets.control.shape).copy()).to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=self.mixed):
+            predicted = self.network(self.cells.rows(sets.control), self.encode(sets.perturbation), batch)
+        return self.loss(predicted.float(), self.cells.rows(sets.target))
+
+    def _path(self) -> Path | None:
+        return self.run.resume / "state.pt" if self.run and self.run.resume else None
+
+    def _read(self) -> dict[str, Any] | None:
+        """The checkpoint to resume from, or none: where there is none, or it is of another training."""
+        path = self._path()
+        if path is None:
+            return None
+        for partial in path.parent.glob(".state.*.partial.pt"):  # of a training that was killed while it wrote
+            partial.unlink()
+        if not path.exists():
+            return None
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["fingerprint"] != self.fingerprint:
+            self._say(f"{path} is of other settings or data: started afresh")
+            return None
+        return saved
+
+    def _write(self, state: dict[str, Any]) -> None:
+        if path := self._path():
+            with atomic(path) as temporary:
+                torch.save({"fingerprint": self.fingerprint, **state}, temporary)
+
+    def _say(self, text: str) -> None:
+        if self.run:
+            print(f"State: {text}", flush=True)
+
+
+class Order:
+    """The sets of each step: one shuffle of all sets after the other, cut into batches."""
+
+    def __init__(self, seed: int, phase: int, n_sets: int) -> None:
+        self.key, self.n_sets = [seed, phase], n_sets
+        self._shuffles: dict[int, np.ndarray] = {}
+
+    def batch(self, step: int, size: int) -> np.ndarray:
+        """Indices of the sets of a step, shape (size,)."""
+        position = np.arange(step * size, (step + 1) * size)
+        epochs = range(int(position[0] // self.n_sets), int(position[-1] // self.n_sets) + 1)
+        self._shuffles = {epoch: self._shuffles.get(epoch, self._shuffle(epoch)) for epoch in epochs}
+        return np.array([self._shuffles[p // self.n_sets][p % self.n_sets] for p in position.tolist()])
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([*self.key, epoch]).permutation(self.n_sets)
+
+
+def fingerprint(settings: dict[str, Any], matrix: Any, sets: Sets, inputs: np.ndarray | None) -> str:
+    """A digest of what decides the weights: settings, expression, sets and perturbation features."""
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+    arrays = [matrix.data, matrix.indices, matrix.indptr] if sparse.issparse(matrix) else [np.asarray(matrix)]
+    arrays += [sets.target, sets.control, sets.perturbation, sets.batch, sets.context, sets.role]
+    for array in arrays if inputs is None else [*arrays, inputs]:
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def reproducible(seed: int, device: str, threads: int | None) -> Iterator[None]:
+    """A block in which torch draws from ``seed`` and uses ``threads`` threads; what was set before is put back.
+
+    On a GPU, kernels with a fixed order of summation are chosen where they exist (a warning names one where not).
+    """
+    before = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        if device == "cuda":
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn)

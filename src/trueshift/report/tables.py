@@ -1,0 +1,294 @@
+"""Tables a person reads, made from the scores of every run.
+
+Nothing is ranked or clipped here, and every mean carries its interval, its floor and its ceiling. Undefined values
+are never turned into numbers: they are left out of the mean and counted, by reason, beside it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trueshift.contract import CONDITION, ContractError, read_table
+from trueshift.evaluation.statistics import interval
+
+ALL = "all"
+HEADLINE = "r2_topk"
+HEADLINE_K = "20"
+FLOORS = ("no_change", "mean_shift")
+NO_EFFECT = "no effect"  # as scores.parquet gives the reason
+CONSTANT = "constant_prediction"  # as scores.parquet flags it
+FOLD = ["dataset", "split", "fold"]
+RUN = [*FOLD, "model", "variant", "seed"]
+CONDITIONS_TEXT = [*FOLD, *CONDITION, "flags"]
+CONDITIONS_COLUMNS = [*CONDITIONS_TEXT[:-1], "n_cells", "n_deg", "n_controls", "n_seen", "flags"]
+COST_COLUMNS = [*RUN, "device", "train_seconds", "predict_seconds"]
+COST_COLUMNS += ["train_peak_rss_mb", "predict_peak_rss_mb", "gpu_peak_mb"]
+TOPK_COLUMNS = ["dataset", "split", "fold", "context", "model", "variant", "seed", "metric", "k"]
+TOPK_COLUMNS += ["value", "low", "high", "ci_method"]
+TOPK_COLUMNS += ["n_conditions", "n_undefined", "n_no_effect", "n_constant", "floor", "ceiling"]
+
+_TEST = [*FOLD, *CONDITION, "cluster", "metric", "k"]  # what floor and ceiling are matched by
+_LINE = ["dataset", "split", "model", "variant", "metric", "k"]
+_AVERAGE = {"value": "mean", "reason": "first", "constant": "any"}
+# What stays apart in the rows of each kind; the other two columns read "all".
+_CUTS: tuple[tuple[str, ...], ...] = ((), ("fold",), ("context",), ("seed",))
+
+
+# --- top-k R² -----------------------------------------------------------------------------------------
+
+
+def topk_r2(scores: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
+    """Means of the top-k metrics with intervals, counts, floor and ceiling, in tidy form.
+
+    ``scores`` holds the rows of any number of ``scores.parquet`` files, ``ceilings`` those of ``ceiling.parquet``
+    files with the columns dataset, split and fold; it may be empty.
+
+    For each dataset × split × model × variant × metric × k there is one row over everything (fold, context and seed
+    are ``all``), one per fold, one per context (all folds) and one per seed (all folds and contexts); finer crossings
+    are left to ``scores.parquet``. A row exists even if none of its conditions has a value.
+
+    ``value`` is the mean over conditions. Before, a condition's values are averaged over seeds, then over the folds
+    that test it, so that each condition counts once (once per held-out unit, where a condition is held out under
+    several). ``low`` and ``high`` come from the clusters named in ``scores``: the unit that the split holds out.
+    ``n_conditions`` + ``n_no_effect`` + ``n_undefined`` are all conditions asked: those with a value, those undefined
+    because the truth has no differentially expressed gene (r2_topk only), those undefined for another reason.
+    ``n_constant`` of those with a value got a constant prediction, which scores 0 in correlations.
+
+    ``floor`` is the better of no_change and mean_shift on exactly the tests that ``value`` rests on; a baseline that
+    lacks one of them does not count. ``ceiling`` is the technical duplicate on those of them that have one; where a
+    row rests on a single condition, a duplicate of too few cells to speak for itself does not count. Both are NaN
+    where nothing is left. Every metric here is better when higher.
+    """
+    rows = _topk_rows(scores)
+    keys = [*_LINE, *[c for c in _TEST if c not in _LINE]]
+    averaged = rows.groupby(keys, sort=False, as_index=False).agg(_AVERAGE)
+    averaged = _with_references(averaged, ceilings)
+    by_seed = averaged.drop(columns=list(_AVERAGE)).merge(rows, on=keys)
+    cuts = [_cut(by_seed if "seed" in cut else averaged, cut) for cut in _CUTS]
+    tidy = pd.concat(cuts, ignore_index=True)
+    return _ordered(tidy)[TOPK_COLUMNS]
+
+
+def _topk_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of top-k metrics, labels as text."""
+    columns = [*RUN, *CONDITION, "cluster", "metric", "k", "value", "reason", "flags"]
+    _require(scores, columns, "scores")
+    rows = scores.loc[_is_topk(scores["metric"]), columns]
+    if rows.empty:
+        raise ContractError(f"scores: no row of a top-k metric; add {HEADLINE} to evaluation: metrics:")
+    rows = _as_text(rows, [c for c in columns if c != "value"])
+    rows["constant"] = rows.pop("flags").str.split(";").map(lambda flags: CONSTANT in flags) & rows["value"].notna()
+    keys = [c for c in rows if c not in ("value", "reason", "constant")]
+    if rows.duplicated(keys).any():
+        twice = rows.loc[rows.duplicated(keys), keys].iloc[0]
+        raise ContractError(f"scores: {' | '.join(twice)} is there twice; give each scores.parquet once")
+    return rows
+
+
+def _is_topk(metric: pd.Series) -> pd.Series:
+    return metric.astype(str).str.contains(r"_top(?:k|\d+)$")
+
+
+def _with_references(tests: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
+    """Adds to each test what the baselines (columns 0, 1, …) and the technical duplicate (``ceiling``) score there."""
+    bars = tests[tests["model"].isin(FLOORS)]
+    names = bars["model"] + " " + bars["variant"]
+    wide = bars.pivot_table("value", index=_TEST, columns=names, sort=False)
+    wide.columns = pd.RangeIndex(wide.shape[1])
+    tests = tests.merge(wide.reset_index(), on=_TEST, how="left")
+
+    keys = [c for c in _TEST if c != "cluster"]
+    if ceilings.empty:
+        return tests.assign(ceiling=np.nan, alone=True)
+    _require(ceilings, [*keys, "value", "ceiling_use"], "ceilings")
+    tops = _as_text(ceilings[_is_topk(ceilings["metric"])], keys).groupby(keys, sort=False, as_index=False)
+    duplicate = tops.agg(ceiling=("value", "mean"), use=("ceiling_use", "first"))
+    tests = tests.merge(duplicate, on=keys, how="left")
+    return tests.assign(alone=tests.pop("use").eq("condition"))
+
+
+def _cut(tests: pd.DataFrame, kept: tuple[str, ...]) -> pd.DataFrame:
+    """One row per line and value of the columns ``kept``."""
+    bars = [c for c in tests.columns if isinstance(c, int)]
+    defined = tests["value"].notna()
+    tests = tests.assign(**{f"lacks{b}": defined & tests[b].isna() for b in bars})
+    tests[[*bars, "ceiling"]] = tests[[*bars, "ceiling"]].where(defined)
+    lacks = [f"lacks{b}" for b in bars]
+
+    keys = [*_LINE, *kept]
+    units = [*keys, *[c for c in (*CONDITION, "cluster") if c not in keys]]
+    how: dict[Any, str] = {**_AVERAGE, "ceiling": "mean", "alone": "all"}
+    how |= {**dict.fromkeys(bars, "mean"), **dict.fromkeys(lacks, "any")}
+    conditions = tests.groupby(units, sort=False).agg(how).reset_index()
+    has = conditions["value"].notna()
+    no_effect = ~has & conditions["reason"].eq(NO_EFFECT)
+    conditions = conditions.rename(columns={"constant": "n_constant"})
+    conditions = conditions.assign(n_conditions=has, n_no_effect=no_effect, n_undefined=~has & ~no_effect)
+
+    lines = conditions.groupby(keys, sort=False)
+    counts = ["n_conditions", "n_no_effect", "n_undefined", "n_constant"]
+    how = {"value": "mean", "ceiling": "mean", "alone": "any"} | dict.fromkeys(counts, "sum")
+    table = lines.agg(how | {**dict.fromkeys(bars, "mean"), **dict.fromkeys(lacks, "any")})
+    whole = table[bars].where(~table[lacks].to_numpy(bool))
+    single = table["n_conditions"] == 1
+    spoken = conditions[has & conditions["alone"]].groupby(keys)["ceiling"].mean().reindex(table.index)
+    table["floor"] = whole.max(axis=1) if bars else np.nan
+    table["ceiling"] = table["ceiling"].where(~single, spoken)
+    values, clusters = conditions["value"].to_numpy(float), conditions["cluster"].to_numpy(str)
+    spans = []
+    for members in lines.indices.values():
+        rows = np.asarray(members)[has.to_numpy()[members]]
+        spans.append(interval(values[rows], clusters[rows], 0))
+    index = pd.MultiIndex.from_tuples([tuple(name) for name in lines.indices], names=keys)  # type: ignore[arg-type]
+    table = table.join(pd.DataFrame(spans, columns=["low", "high", "ci_method"], index=index))
+    return table.reset_index().assign(**{c: ALL for c in ("fold", "context", "seed") if c not in kept})
+
+
+def topk_r2_wide(tidy: pd.DataFrame) -> pd.DataFrame:
+    """The reading form: one row per dataset × split × model × variant, best r2_topk at k = 20 first.
+
+    ``tidy`` is what :func:`topk_r2` gives. Columns: dataset, split, model, variant; for each k ``r2_top{k}`` with
+    text ``value [low, high]`` (``no effect`` or ``undefined`` where no condition has a value), then the floors and the
+    ceilings for each k, then the counts at k = 20 (at the first k if 20 is not among them).
+    """
+    rows = headline(tidy)
+    ks = sorted(rows["k"].unique(), key=natural)
+    if not ks:
+        raise ContractError(f"the table has no row of {HEADLINE}; add it to evaluation: metrics:")
+    k = HEADLINE_K if HEADLINE_K in ks else ks[0]
+    keys = ["dataset", "split", "model", "variant"]
+    rows = rows.assign(text=[_cell(row) for _, row in rows.iterrows()]).set_index([*keys, "k"])
+    parts = [
+        rows[column].unstack("k").reindex(columns=ks).rename(columns=f"{name}_top{{}}".format)
+        for column, name in (("text", "r2"), ("floor", "floor"), ("ceiling", "ceiling"))
+    ]
+    counts = rows.xs(k, level="k")[["value", "n_conditions", "n_undefined", "n_no_effect"]]
+    wide = pd.concat([*parts, counts], axis=1).reset_index()
+    order = {"dataset": True, "split": True, "value": False, "model": True, "variant": True}
+    wide = wide.sort_values(list(order), ascending=list(order.values()))
+    return wide.drop(columns="value").reset_index(drop=True)
+
+
+def headline(tidy: pd.DataFrame) -> pd.DataFrame:
+    """The rows of r2_topk over all folds, contexts and seeds; labels as text, also after a CSV."""
+    text = _as_text(tidy, ["dataset", "split", "fold", "context", "model", "variant", "seed", "metric", "k"])
+    text["k"] = text["k"].str.removesuffix(".0")  # a CSV without k = all, but with empty k, reads as numbers
+    whole = (text["fold"] == ALL) & (text["context"] == ALL) & (text["seed"] == ALL)
+    return text[whole & (text["metric"] == HEADLINE)].reset_index(drop=True)
+
+
+def _cell(row: pd.Series) -> str:
+    if np.isnan(row["value"]):
+        return NO_EFFECT if row["n_no_effect"] and not row["n_undefined"] else "undefined"
+    span = "" if np.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['value']:.3f}{span}"
+
+
+def undefined(scores: pd.DataFrame) -> pd.DataFrame:
+    """Why values are missing: dataset, split, model, variant, metric, k, reason, n (conditions × folds, over seeds)."""
+    keys = ["dataset", "split", "model", "variant", "metric", "k", "reason"]
+    where = ["fold", *CONDITION, "cluster"]
+    _require(scores, [*keys, *where, "value"], "scores")
+    rows = _as_text(scores.loc[scores["value"].isna(), [*keys, *where]], [*keys, *where]).drop_duplicates()
+    return _ordered(rows.groupby(keys, sort=False).size().rename("n").reset_index())
+
+
+# --- conditions and cost ------------------------------------------------------------------------------
+
+
+def conditions(truth: pd.DataFrame) -> pd.DataFrame:
+    """What is asked of the models: one row per condition and fold, columns :data:`CONDITIONS_COLUMNS`.
+
+    ``truth`` holds tables of conditions (:func:`trueshift.evaluation.reference.read_conditions`) with their dataset,
+    split and fold. ``n_deg`` is missing where no test for differential expression is possible.
+    """
+    _require(truth, CONDITIONS_COLUMNS, "truth_stats")
+    table = _as_text(truth[CONDITIONS_COLUMNS], CONDITIONS_TEXT)
+    order = [*FOLD, *CONDITION]
+    return table.sort_values(order, key=lambda column: column.map(natural), ignore_index=True)
+
+
+def cost(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """What each run took, one row per run.
+
+    A record is a ``*_cost.json`` (stage, seconds, peak_rss_mb, gpu_peak_mb, device) with the labels of its run (see
+    :func:`path_labels`). ``device`` reads ``train / predict`` where the two differ; a stage without record is NaN.
+    """
+    table = pd.DataFrame(list(records), columns=[*RUN, "stage", "seconds", "peak_rss_mb", "gpu_peak_mb", "device"])
+    table = _as_text(table, [*RUN, "stage"])
+    if table.duplicated([*RUN, "stage"]).any():
+        twice = table.loc[table.duplicated([*RUN, "stage"]), [*RUN, "stage"]].iloc[0]
+        raise ContractError(f"cost: {' | '.join(twice)} is there twice; give each file once")
+    runs = []
+    for names, group in table.groupby(RUN, sort=False):
+        stages = group.set_index("stage").reindex(["train", "predict"])
+        runs.append(
+            {
+                **dict(zip(RUN, names, strict=True)),
+                "device": " / ".join(dict.fromkeys(stages["device"].dropna().astype(str))),
+                "train_seconds": stages.at["train", "seconds"],
+                "predict_seconds": stages.at["predict", "seconds"],
+                "train_peak_rss_mb": stages.at["train", "peak_rss_mb"],
+                "predict_peak_rss_mb": stages.at["predict", "peak_rss_mb"],
+                "gpu_peak_mb": stages["gpu_peak_mb"].max(),
+            }
+        )
+    return _ordered(pd.DataFrame(runs, columns=COST_COLUMNS))
+
+
+def gather(
+    paths: Iterable[Path], names: Sequence[str] = (), read: Callable[[Path], pd.DataFrame] = read_table
+) -> pd.DataFrame:
+    """The rows of all files, with the labels ``names`` taken from their paths; without a file an empty table."""
+    parts = [read(path).assign(**path_labels(path, names)) for path in paths]
+    # an empty part would only blur the types of the others
+    kept = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+
+
+def path_labels(path: str | Path, names: Sequence[str]) -> dict[str, str]:
+    """The labels a result carries in its path.
+
+    With :data:`FOLD` as ``names`` that is ``results/{dataset}/{split}/{fold}/file``, with :data:`RUN`
+    ``results/{dataset}/{split}/{fold}/{model}/{variant}/seed{n}/file``.
+    """
+    folders = PurePath(path).parts[-len(names) - 1 : -1]
+    labels = dict(zip(names, folders, strict=False))
+    if len(folders) < len(names) or not labels.get("seed", "seed").startswith("seed"):
+        layout = "/".join("seed{n}" if name == "seed" else f"{{{name}}}" for name in names)
+        raise ContractError(f"{path}: not at {layout}/file, so it cannot be told what it belongs to")
+    return {name: label.removeprefix("seed") if name == "seed" else label for name, label in labels.items()}
+
+
+# --- shared -------------------------------------------------------------------------------------------
+
+
+def natural(text: str) -> tuple[int, float, str]:
+    """Sorts numbers by value before other text: 2 < 10 < 20 < all."""
+    return (0, float(text), "") if text.isdecimal() else (1, 0.0, text)
+
+
+def _require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise ContractError(f"{what}: the column {missing[0]} is missing; make the file again with this version")
+
+
+def _as_text(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """A copy with these columns as plain text; what is missing becomes empty text."""
+    return table.assign(**{c: table[c].astype(object).where(table[c].notna(), "").astype(str) for c in columns})
+
+
+def _rank(column: pd.Series) -> pd.Series:
+    if column.name == "metric":
+        return column.map(lambda name: (name != HEADLINE, name))
+    return column.map(lambda text: (text != ALL or column.name == "k", natural(text)))
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by dataset, split, model, variant, metric, k, fold, context, seed; rows over everything come first."""
+    columns = ["dataset", "split", "model", "variant", "metric", "k", "reason", "fold", "context", "seed"]
+    return table.sort_values([c for c in columns if c in table], key=_rank, ignore_index=True)

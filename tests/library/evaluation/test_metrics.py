@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from scipy.spatial.distance import cosine
+from sklearn.metrics import r2_score
+
+from trueshift.evaluation.metrics import METRICS, Pair
+from trueshift.evaluation.metrics.delta import cosine_delta, pearson_delta, spearman_delta
+from trueshift.evaluation.metrics.errors import mae, mse
+from trueshift.evaluation.metrics.topk import pearson2_topk, pearson_topk, r2_centered_topk, r2_topk
+
+EFFECTS = hnp.arrays(np.float64, (2, 8), elements=st.floats(-3, 3).map(lambda v: round(v, 3)))
+
+
+def pair(delta: np.ndarray, delta_hat: np.ndarray, order: np.ndarray | None = None) -> Pair:
+    """A pair with these effects; the two sides have different controls."""
+    delta, delta_hat = np.atleast_2d(delta), np.atleast_2d(delta_hat)
+    c_ref, c_in = np.full(delta.shape, 2.0), np.full(delta.shape, 2.5)
+    if order is None:
+        order = np.argsort(-np.abs(delta), axis=1)
+    return Pair.of(delta + c_ref, delta_hat + c_in, c_ref, c_in, order)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Pair:
+    rng = np.random.default_rng(0)
+    delta = rng.normal(size=(6, 50))
+    return pair(delta, np.round(0.5 * delta + rng.normal(size=(6, 50)), 1))  # rounded: ties in the ranks
+
+
+@pytest.mark.parametrize("k", [5, 50])
+def test_topk_family_agrees_with_scikit_learn_and_scipy(noisy: Pair, k: int) -> None:
+    for i in range(6):
+        top = np.argsort(-np.abs(noisy.delta[i]))[:k]
+        d, h = noisy.delta[i, top], noisy.delta_hat[i, top]
+        r = stats.pearsonr(d, h).statistic
+        expected = (r2_score([*d, *-d], [*h, *-h]), r2_score(d, h), r, r**2)
+        found = [f(noisy, k).value[i] for f in (r2_topk, r2_centered_topk, pearson_topk, pearson2_topk)]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_delta_and_error_metrics_agree_with_scipy_and_numpy(noisy: Pair) -> None:
+    for i in range(6):
+        d, h = noisy.delta[i], noisy.delta_hat[i]
+        expected = (stats.pearsonr(d, h).statistic, stats.spearmanr(d, h).statistic, 1 - cosine(d, h))
+        found = [f(noisy).value[i] for f in (pearson_delta, spearman_delta, cosine_delta)]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        error = noisy.x[i] - noisy.x_hat[i]
+        np.testing.assert_allclose(
+            [mse(noisy).value[i], mae(noisy).value[i]], [np.mean(error**2), np.abs(error).mean()]
+        )
+
+
+def test_values_by_hand() -> None:
+    p = pair([2.0, 1, 1, 5], [1.0, 1, 3, 0], order=np.array([[0, 1, 2, 3]]))
+    assert r2_topk(p, 3).value == pytest.approx(1 - 5 / 6)
+    assert r2_centered_topk(p, 3).value == pytest.approx(1 - 5 / (2 / 3))
+    assert pearson_topk(p, 3).value == pytest.approx(-0.5)
+    assert pearson2_topk(p, 3).value == pytest.approx(0.25)
+    assert mse(p).value == pytest.approx((0.5**2 + 0.5**2 + 2.5**2 + 4.5**2) / 4)
+    assert mae(p).value == pytest.approx((0.5 + 0.5 + 2.5 + 4.5) / 4)
+
+
+def test_topk_follows_the_order_given_not_the_size_of_the_effect() -> None:
+    p = pair([9.0, 1, 2], [9.0, 0, 0], order=np.array([[1, 2, 0]]))
+    assert r2_topk(p, 2).value == pytest.approx(0)
+    assert r2_topk(p, 3).value > 0.9
+
+
+@given(EFFECTS, st.integers(1, 8))
+@settings(max_examples=50, deadline=None)
+def test_r2_topk_is_one_for_perfect_and_zero_for_no_effect(delta: np.ndarray, k: int) -> None:
+    assume((np.abs(delta).max(axis=1) > 0.01).all())
+    np.testing.assert_allclose(r2_topk(pair(delta, delta), k).value, 1, atol=1e-9)
+    np.testing.assert_allclose(r2_topk(pair(delta, 0 * delta), k).value, 0, atol=1e-9)
+    np.testing.assert_allclose(r2_topk(pair(delta, -delta), k).value, -3, atol=1e-9)
+
+
+@given(EFFECTS, EFFECTS, st.integers(1, 8))
+@settings(max_examples=50, deadline=None)
+def test_r2_topk_is_the_r2_score_of_mirrored_effects(delta: np.ndarray, delta_hat: np.ndarray, k: int) -> None:
+    p = pair(delta, delta_hat)
+    found = r2_topk(p, k)
+    for i, order in enumerate(p.order):
+        d, h = delta[i, order[:k]], delta_hat[i, order[:k]]
+        if found.reason[i] == "":
+            assert found.value[i] == pytest.approx(r2_score([*d, *-d], [*h, *-h]), rel=1e-6, abs=1e-9)
+        else:
+            assert np.abs(d).max() < 1e-3
+
+
+@given(EFFECTS, EFFECTS, st.permutations(range(8)), st.sampled_from(sorted(METRICS)))
+@settings(max_examples=80, deadline=None)
+def test_a_permutation_of_genes_changes_no_metric(
+    delta: np.ndarray, delta_hat: np.ndarray, places: list[int], name: str
+) -> None:
+    p = pair(delta, delta_hat)
+    moved = pair(delta[:, places], delta_hat[:, places], order=np.argsort(places)[p.order])
+    metric, k = METRICS[name].function, [3] if METRICS[name].per_k else []
+    before, after = metric(p, *k), metric(moved, *k)
+    np.testing.assert_allclose(after.value, before.value, rtol=1e-6, atol=1e-9)
+    assert after.reason.tolist() == before.reason.tolist()
+    assert after.constant.tolist() == before.constant.tolist()
+
+
+@given(EFFECTS, EFFECTS, st.sampled_from(sorted(METRICS)))
+@settings(max_examples=80, deadline=None)
+def test_every_metric_keeps_its_declared_bounds_and_says_why_it_is_undefined(
+    delta: np.ndarray, delta_hat: np.ndarray, name: str
+) -> None:
+    metric = METRICS[name]
+    found = metric.function(pair(delta, delta_hat), *([5] if metric.per_k else []))
+    assert ((found.reason != "") == np.isnan(found.value)).all()
+    defined = found.value[~np.isnan(found.value)]
+    assert ((defined >= metric.bounds[0] - 1e-9) & (defined <= metric.bounds[1] + 1e-9)).all()
+    perfect = metric.function(pair(delta, delta), *([5] if metric.per_k else []))
+    best = {"higher": metric.bounds[1], "lower": metric.bounds[0]}[metric.direction]
+    if metric.needs:  # effects are equal; the expression differs by the two sides' controls
+        np.testing.assert_allclose(perfect.value[perfect.reason == ""], best, atol=1e-6)
+
+
+CORRELATIONS = {"pearson": pearson_delta, "spearman": spearman_delta, "top": lambda p: pearson_topk(p, 4)}
+
+
+@pytest.mark.parametrize("name", CORRELATIONS)
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+@pytest.mark.parametrize("wobble", [0.0, 3e-7])
+def test_a_constant_prediction_scores_zero_and_is_marked(name: str, shift: float, wobble: float) -> None:
+    delta = np.array([[3.0, -2, 1, 0.5, 0.2]])
+    prediction = shift + wobble * np.array([[1.0, -1, 1, 0, -1]])  # what float32 makes of a constant
+    found = CORRELATIONS[name](pair(delta, prediction))
+    assert (found.value[0], found.reason[0], found.constant[0]) == (0, "", True)
+    assert not CORRELATIONS[name](pair(delta, 0.01 * delta)).constant[0]
+
+
+@pytest.mark.parametrize("name", CORRELATIONS)
+def test_a_constant_truth_is_undefined_also_for_a_constant_prediction(name: str) -> None:
+    for prediction in ([3.0, -2, 1, 0.5, 0.2], [0.0] * 5):
+        found = CORRELATIONS[name](pair([1.5] * 5, prediction))
+        assert np.isnan(found.value[0])
+        assert found.reason[0] == "constant truth"
+        assert not found.constant[0]
+    assert r2_centered_topk(pair([1.5] * 5, [1.0] * 5), 4).reason[0] == "constant truth"
+
+
+def test_cosine_and_r2_without_any_difference() -> None:
+    still = cosine_delta(pair([3.0, -2, 1], [0.0] * 3))
+    assert (still.value[0], still.constant[0]) == (0, True)
+    shift = cosine_delta(pair([3.0, 0, 0], [1.0] * 3))
+    assert (shift.value[0], shift.constant[0]) == (pytest.approx(3**-0.5), False)
+    for found in (cosine_delta(pair([0.0] * 3, [1.0, 2, 3])), r2_topk(pair([0.0] * 3, [1.0, 2, 3]), 2)):
+        assert (found.reason[0], np.isnan(found.value[0])) == ("no true difference", True)
+
+
+def test_pair_checks_shapes_and_k() -> None:
+    two, three = np.zeros((1, 2)), np.zeros((1, 3))
+    with pytest.raises(ValueError, match="differ in shape"):
+        Pair.of(two, three, two, two, np.zeros((1, 2), int))
+    with pytest.raises(ValueError, match="k = 4 of 3 genes"):
+        r2_topk(pair(three, three), 4)
+
+
+def test_registry_is_complete() -> None:
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert metric.direction in ("higher", "lower")
+        assert metric.bounds[0] < metric.bounds[1]
+        assert metric.formula
+        assert metric.source
+        assert set(metric.needs) <= {"controls", "effect"}
+        assert metric.function.__doc__

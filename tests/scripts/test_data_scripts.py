@@ -1,0 +1,150 @@
+"""The command lines from quality control to pairs, one after the other on a small screen."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from trueshift.contract import read_h5ad, read_pairs
+
+ROOT = Path(__file__).parents[2]
+SPLIT = {"type": "zero_shot_context", "folds": {"second": "c1"}, "validation": 0.2}
+
+
+def screen() -> ad.AnnData:
+    labels = ["control"] * 12 + ["G0"] * 8 + ["G1"] * 8
+    rows = [(label, context, batch) for context in ("c0", "c1") for batch in ("b0", "b1") for label in labels]
+    obs = pd.DataFrame(rows, columns=["perturbation", "context", "batch"])
+    obs.index = pd.Index([f"{i:04d}" for i in range(len(obs))])  # ids that look like numbers
+    obs["modality"], obs["is_control"] = "KO", obs["perturbation"] == "control"
+    obs["dose"] = np.where(obs["is_control"], "0", "1")
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(2, 1.5, size=(len(obs), 50))).astype(np.float32)
+    return ad.AnnData(
+        sparse.csr_matrix(counts),
+        obs=obs,
+        var=pd.DataFrame(index=[f"G{i}" for i in range(50)]),
+        uns={"trueshift": {"schema_version": 1, "dataset": "small", "kind": "counts"}},
+    )
+
+
+def script(name: str, folder: Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-P", str(ROOT / "workflow" / "scripts" / f"{name}.py")]
+    for key, value in arguments.items():
+        words += [f"--{key.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Path:
+    screen().write_h5ad(tmp_path / "imported.h5ad")
+    return tmp_path
+
+
+def test_the_road_from_qc_to_pairs(imported: Path) -> None:
+    thresholds = {"min_genes": 5, "min_cells": 5}
+    steps = [
+        (
+            "qc",
+            {
+                "data": "imported.h5ad",
+                "settings": thresholds,
+                "out": "qc.h5ad",
+                "report": "qc.json",
+                "figure": "qc.png",
+            },
+        ),
+        ("normalize", {"data": "qc.h5ad", "settings": {"target_sum": "median"}, "out": "normalized.h5ad"}),
+        ("split", {"data": "normalized.h5ad", "settings": SPLIT, "fold": "second", "out": "f/split.csv"}),
+        (
+            "select_genes",
+            {"data": "normalized.h5ad", "split": "f/split.csv", "settings": {"n_top": 20}, "out": "f/genes.csv"},
+        ),
+        (
+            "partition",
+            {
+                "data": "normalized.h5ad",
+                "split": "f/split.csv",
+                "genes": "f/genes.csv",
+                "settings": {"split": SPLIT},
+                "train": "f/train.h5ad",
+                "query": "f/query.h5ad",
+                "truth": "f/truth.h5ad",
+            },
+        ),
+        ("pair", {"train": "f/train.h5ad", "set_size": 4, "seed": 1, "out": "f/pairs_S4.npz"}),
+    ]
+    said = {}
+    for name, arguments in steps:
+        done = script(name, imported, **arguments)
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stdout
+    written = {str(path.relative_to(imported)) for path in imported.rglob("*") if path.is_file()}
+    outputs = {
+        str(a[key]) for _, a in steps for key in ("out", "report", "figure", "train", "query", "truth") if key in a
+    }
+    assert written == outputs | {"imported.h5ad"}
+    assert "cells: 112 before, 112 kept" in said["qc"]
+    assert "(the median) per cell by the cell's total" in said["normalize"]
+    assert "controls of c1: 12 input, 12 reference" in said["split"]
+    assert "20 hvg" in said["select_genes"]
+    assert "conditions asked: 2" in said["partition"]
+    train, query, truth = (read_h5ad(imported / "f" / f"{part}.h5ad") for part in ("train", "query", "truth"))
+    assert set(truth.obs["role"]) == {"test", "control_reference", "control_input"}
+    assert list(query.uns["conditions"]["perturbation"]) == ["G0", "G1"]
+    assert {"G0", "G1"} <= set(train.var_names)
+    pairs = read_pairs(imported / "f" / "pairs_S4.npz")
+    assert set(pairs.context) == {"c0"} and pairs.perturbed.max() < train.n_obs
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "qc",
+            {"settings": {"min_genes": 49}, "out": "o.h5ad", "report": "o.json", "figure": "o.png"},
+            "fewer than min_genes: 49 genes",
+        ),
+        ("normalize", {"settings": {"target_sun": 1}, "out": "o.h5ad"}, "did you mean target_sum"),
+        ("split", {"settings": SPLIT, "fold": "secnd", "out": "o.csv"}, "no fold secnd; did you mean second"),
+        ("select_genes", {"split": "none.csv", "settings": {}, "out": "o.csv"}, "none.csv: no such file"),
+        (
+            "partition",
+            {
+                "split": "bad.csv",
+                "genes": "g.csv",
+                "settings": {"split": SPLIT},
+                "train": "t",
+                "query": "q",
+                "truth": "r",
+            },
+            "of the data have no role",
+        ),
+        ("pair", {"set_size": 500, "seed": 0, "out": "o.npz"}, "lower set_size to 8"),
+    ],
+)
+def test_a_failing_script_says_one_line_and_leaves_nothing(
+    imported: Path, name: str, arguments: dict[str, Any], message: str
+) -> None:
+    data = imported / "imported.h5ad"
+    (imported / "bad.csv").write_text("cell,role\n1,train\n")
+    (imported / "g.csv").write_text("gene,selected,reason,flavor\nG0,True,all,all\n")
+    if name == "pair":
+        adata = screen()
+        adata.obs["role"] = "train"
+        adata.write_h5ad(data)
+    before = {path.name for path in imported.iterdir()}
+    done = script(name, imported, **{"train" if name == "pair" else "data": data}, **arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert {path.name for path in imported.iterdir()} == before

@@ -1,0 +1,46 @@
+"""The import script as users' jobs run it: a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trueshift.contract import check_canonical, read_h5ad
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"format": "simulate", "genes": 30, "perturbations": 3, "combinations": 2, "cells_per_condition": 5}
+
+
+def import_data(folder: Path, settings: dict) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", str(ROOT / "workflow/scripts/import_data.py"), "--name", "demo"]
+    options = ["--settings", json.dumps(settings), "--data-folder", str(folder), "--out", str(folder / "out.h5ad")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_writes_canonical_data(tmp_path: Path) -> None:
+    done = import_data(tmp_path, {"kind": "counts", "source": SMALL, "features": {"programs": "simulated"}})
+    assert done.returncode == 0, done.stderr
+    data = read_h5ad(tmp_path / "out.h5ad")
+    check_canonical(data, "out.h5ad")
+    assert data.shape == (3 * 5 * 5 + 3 * 2 * 200, 30)
+    assert "1275 cells × 30 genes, 3 contexts" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "lognorm", "source": SMALL}, "look like counts"),
+        ({"kind": "counts", "source": {"format": "h5ad", "path": "{data}/absent.h5ad"}}, "absent.h5ad: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_output(tmp_path: Path, settings: dict, message: str) -> None:
+    done = import_data(tmp_path, settings)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []

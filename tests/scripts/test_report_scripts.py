@@ -1,0 +1,126 @@
+"""The report's command lines, run as the workflow runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from trueshift.evaluation.reference import truth_statistics, write_truth
+
+ROOT = Path(__file__).parents[2]
+PNG = b"\x89PNG"
+
+
+def script(name, *arguments, check=True):
+    command = [sys.executable, "-P", ROOT / "workflow/scripts" / f"{name}.py", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def write_run(folder, model, values):
+    """scores.parquet and costs of one run over perturbations P0, P1, …; None is a condition without effect."""
+    folder.mkdir(parents=True)
+    dataset, split, fold, _, variant, seed = folder.parts[-6:]
+    rows = [
+        {
+            **{"dataset": dataset, "split": split, "fold": fold, "model": model, "variant": variant, "seed": seed[4:]},
+            **{"context": "c", "perturbation": f"P{i}", "dose": "1", "cluster": f"P{i}", "metric": "r2_topk", "k": k},
+            **{"value": value, "reason": "" if value is not None else "no effect", "n_deg": 3, "flags": ""},
+        }
+        for i, value in enumerate(values)
+        for k in ("20", "40")
+    ]
+    pd.DataFrame(rows).astype({"value": float}).to_parquet(folder / "scores.parquet")
+    for stage, seconds in (("train", 4.0), ("predict", 1.0)):
+        cost = {"stage": stage, "seconds": seconds, "peak_rss_mb": 99.0, "gpu_peak_mb": 0.0, "device": "cpu"}
+        (folder / f"{stage}_cost.json").write_text(json.dumps(cost))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("work") / "results"
+    fold = root / "toy/new_perturbation/1"
+    write_run(fold / "no_change/default/seed0", "no_change", [0.0, 0.0, None])
+    write_run(fold / "mean_shift/default/seed0", "mean_shift", [0.5, 0.25, None])
+    ceiling = pd.read_parquet(fold / "no_change/default/seed0/scores.parquet")
+    ceiling = ceiling.assign(model="technical_duplicate", value=0.9, ceiling_use="condition")
+    ceiling.drop(columns=["dataset", "split", "fold", "variant", "seed"]).to_parquet(fold / "ceiling.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tabulated(results):
+    out = results / "tables"
+    scores, costs = sorted(results.rglob("scores.parquet")), sorted(results.rglob("*_cost.json"))
+    ceilings = results.rglob("ceiling.parquet")
+    table = ["--out", out / "topk_r2.csv", "--wide", out / "topk_r2_wide.csv", "--undefined", out / "undefined.csv"]
+    script("topk_r2", "--scores", *scores, "--ceilings", *ceilings, *table)
+    script("cost", "--costs", *costs, "--out", out / "cost.csv")
+    return out
+
+
+def test_topk_r2(tabulated):
+    table = pd.read_csv(tabulated / "topk_r2.csv", dtype=str)
+    rows = table[(table.model == "mean_shift") & (table.k == "20")]
+    assert rows[["fold", "context", "seed"]].values.tolist() == [
+        ["all", "all", "all"], ["all", "all", "0"], ["all", "c", "all"], ["1", "all", "all"],
+    ]  # fmt: skip
+    whole = rows.iloc[0]
+    assert [float(whole[c]) for c in ("value", "floor", "ceiling", "n_no_effect")] == [0.375, 0.375, 0.9, 1]
+    wide = pd.read_csv(tabulated / "topk_r2_wide.csv")
+    assert wide[["model", "r2_top20"]].values.tolist() == [["mean_shift", 0.375], ["no_change", 0.0]]
+    assert pd.read_csv(tabulated / "undefined.csv")[["model", "k", "reason", "n"]].values.tolist()[0] == [
+        *["mean_shift", 20, "no effect", 1],
+    ]
+
+
+def test_cost(tabulated):
+    table = pd.read_csv(tabulated / "cost.csv")
+    assert table[["dataset", "split", "fold", "model", "seed"]].values.tolist() == [
+        ["toy", "new_perturbation", 1, "mean_shift", 0],
+        ["toy", "new_perturbation", 1, "no_change", 0],
+    ]
+    assert table.train_seconds.tolist() == [4.0, 4.0]
+
+
+def test_figures(results, tabulated):
+    out = results / "figures"
+    scores = sorted(results.rglob("scores.parquet"))
+    table = ["--table", tabulated / "topk_r2.csv"]
+    script("plot_topk_r2", *table, "--out", out / "topk_r2.png")
+    script("plot_cost", "--cost", tabulated / "cost.csv", *table, "--out", out / "cost.png")
+    script("plot_conditions", "--scores", *scores, "--out", out / "conditions.png")
+    assert [path.name for path in sorted(out.iterdir())] == ["conditions.png", "cost.png", "topk_r2.png"]
+    assert all(path.read_bytes().startswith(PNG) for path in out.iterdir())
+
+
+def test_conditions(results):
+    roles = ["test"] * 3 + ["control_reference"] * 30 + ["control_input"] * 30
+    obs = pd.DataFrame({"role": roles, "context": "c", "batch": "b"}, index=[f"cell{i}" for i in range(63)])
+    obs["perturbation"] = ["P"] * 3 + ["control"] * 60
+    obs["dose"] = ["1"] * 3 + ["0"] * 60
+    condition = {"context": "c", "perturbation": "P", "dose": "1", "modality": "KO", "n_cells": 3, "n_seen": 0}
+    uns = {"trueshift": {"cluster": "perturbation"}, "conditions": pd.DataFrame([condition])}
+    truth = AnnData(obs[[]].assign(G1=1.0, G2=2.0).to_numpy(dtype="float32"), obs=obs, uns=uns)
+    paths = [results / "toy/new_perturbation" / fold / "truth_stats.parquet" for fold in ("1", "2")]
+    for path in paths:
+        write_truth(truth_statistics(truth), path)
+    script("conditions", "--truth-stats", *paths, "--out", results / "tables/conditions.csv")
+    table = pd.read_csv(results / "tables/conditions.csv")
+    assert table.fold.tolist() == [1, 2]
+    assert table.loc[0, ["dataset", "split", "perturbation", "n_cells", "n_controls", "flags"]].tolist() == [
+        *["toy", "new_perturbation", "P", 3, 60, "few_controls"],
+    ]
+
+
+def test_a_users_mistake_is_one_line(tmp_path):
+    done = script("topk_r2", "--scores", tmp_path / "no.parquet", "--out", "x.csv", "--wide", "y.csv", check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path / 'no.parquet'}: no such file\n"

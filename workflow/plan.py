@@ -1,0 +1,341 @@
+"""What the configuration asks for: which chains run, which are left out and why, and what each job needs to know.
+
+The driver's reading of config. Snakemake hands it the merged mapping; nothing here opens data or imports models.
+"""
+
+import ast
+import difflib
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import psutil
+from snakemake.exceptions import WorkflowError
+
+# What a split asks of a model; a user's own split file declares it.
+ASKS = {
+    "kfold_cells": "seen",
+    "underrepresented_context": "partial_context",
+    "zero_shot_context": "new_context",
+    "unseen_perturbation": "new_perturbation",
+    "unseen_combination": "new_combination",
+}
+QUESTIONS = {
+    "seen": "cells of conditions it was trained on",
+    "partial_context": "perturbations it saw only in other contexts",
+    "new_context": "contexts without any perturbed training cell",
+    "new_perturbation": "perturbations it never saw",
+    "new_combination": "combinations it never saw",
+}
+FLOORS = ("no_change", "mean_shift")  # every table needs them
+DEFAULT_MEMORY_MB = 2000
+IMPORT_KEYS = ("kind", "source", "columns", "filter", "features", "targets_measured", "preselected_genes")
+
+
+class Chain(NamedTuple):
+    """One model on one fold: the path below ``results/`` of everything made for it."""
+
+    dataset: str
+    split: str
+    fold: str
+    model: str
+    variant: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """``{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}``."""
+        return f"{self.dataset}/{self.split}/{self.fold}/{self.model}/{self.variant}/seed{self.seed}"
+
+
+class Wildcards(Protocol):
+    """The wildcards of a rule, as far as it has them."""
+
+    dataset: str
+    split: str
+    fold: str
+    model: str
+    variant: str
+    seed: str
+
+
+def unknown(what: str, name: str, known: list[str], where: str) -> WorkflowError:
+    """The error for a name that is not defined: the nearest one, and all there are."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return WorkflowError(f"unknown {what} '{name}'{hint} ({where} has: {', '.join(known) or 'none'})")
+
+
+class Plan:
+    """The configuration, read: ``chains`` to run, ``exclusions`` with reasons, and answers for the rules."""
+
+    def __init__(self, config: dict[str, Any], root: Path) -> None:
+        self.config, self.root = config, root
+        self.run = config["run"]
+        self.chains: list[Chain] = []
+        self.exclusions: list[dict[str, str]] = []
+        for dataset in self.run["datasets"]:
+            for split in self._splits_of(dataset):
+                for model, variant in self._models():
+                    reason = self.unfit(dataset, split, model, variant)
+                    if reason:
+                        row = {"dataset": dataset, "split": split, "model": model, "variant": variant}
+                        self.exclusions.append({**row, "reason": reason})
+                        continue
+                    seeds = self.run["seeds"][:1] if self.model(model).get("deterministic") else self.run["seeds"]
+                    for fold in self.folds(dataset, split):
+                        self.chains += [Chain(dataset, split, fold, model, variant, seed) for seed in seeds]
+        self.fold_paths = list(dict.fromkeys("/".join(chain[:3]) for chain in self.chains))
+
+    # --- what the tables gather -------------------------------------------------------------------
+
+    def all_scores(self) -> list[str]:
+        """The scores file of every chain."""
+        return [f"results/{chain.path}/scores.parquet" for chain in self.chains]
+
+    def all_costs(self) -> list[str]:
+        """The cost files of every chain: training, then prediction."""
+        return [f"results/{chain.path}/{stage}_cost.json" for chain in self.chains for stage in ("train", "predict")]
+
+    def all_of_folds(self, name: str) -> list[str]:
+        """One artefact of every fold."""
+        return [f"results/{path}/{name}" for path in self.fold_paths]
+
+    def exclusion_rows(self) -> str:
+        """What was left out and why, as JSON."""
+        return json.dumps(self.exclusions)
+
+    # --- definitions, by name ---------------------------------------------------------------------
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """The entry of a dataset."""
+        if name not in self.config["datasets"]:
+            raise unknown("dataset", name, list(self.config["datasets"]), "config/datasets.yaml")
+        entry: dict[str, Any] = self.config["datasets"][name]
+        return entry
+
+    def split(self, dataset: str, name: str) -> dict[str, Any]:
+        """The entry of a split of a dataset."""
+        splits: dict[str, Any] = self.dataset(dataset)["splits"]
+        if name not in splits:
+            raise unknown("split", name, list(splits), f"dataset {dataset}")
+        entry: dict[str, Any] = splits[name]
+        return entry
+
+    def folds(self, dataset: str, split: str) -> list[str]:
+        """The folds of a split: named in its entry, or 1 … k."""
+        entry = self.split(dataset, split)
+        return [str(name) for name in entry.get("folds", range(1, entry.get("k", 5) + 1))]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The entry of a model."""
+        if name not in self.config["models"]:
+            raise unknown("model", name, list(self.config["models"]), "config/models.yaml")
+        entry: dict[str, Any] = self.config["models"][name]
+        return entry
+
+    def variants(self, model: str) -> list[str]:
+        """``default`` (the model's params) and its named variants."""
+        return ["default", *self.model(model).get("variants", {})]
+
+    def _params(self, model: str, variant: str) -> dict[str, Any]:
+        if variant not in self.variants(model):
+            raise unknown("variant", variant, self.variants(model), f"model {model}")
+        entry = self.model(model)
+        return {**entry.get("params", {}), **entry.get("variants", {}).get(variant, {})}
+
+    def _splits_of(self, dataset: str) -> list[str]:
+        known = list(self.dataset(dataset)["splits"])
+        if self.run["splits"] == ["all"]:
+            return known
+        everywhere = [name for other in self.run["datasets"] for name in self.dataset(other)["splits"]]
+        for name in self.run["splits"]:
+            if name not in everywhere:
+                raise unknown("split", name, everywhere, "the chosen datasets")
+        return [name for name in known if name in self.run["splits"]]
+
+    def _models(self) -> list[tuple[str, str]]:
+        """The (model, variant) pairs chosen, the floors always among them."""
+        chosen = []
+        for item in [*FLOORS, *self.run["models"]]:
+            model, _, variant = item.partition("/")
+            self._params(model, variant or "default")
+            chosen.append((model, variant or "default"))
+        return list(dict.fromkeys(chosen))
+
+    # --- what fits what ---------------------------------------------------------------------------
+
+    def features(self, dataset: str, model: str, variant: str) -> str | None:
+        """The perturbation features a model gets on a dataset: those it names, else the first the dataset has."""
+        entry = self.dataset(dataset)
+        has = [*entry.get("features", {}), *(["target_expression"] if entry.get("targets_measured") else [])]
+        wanted = self._params(model, variant).get("features")
+        if wanted:
+            return wanted if wanted in has else None
+        return has[0] if has else None
+
+    def unfit(self, dataset: str, split: str, model: str, variant: str) -> str | None:
+        """Why a model cannot do a split of a dataset; None if it can."""
+        entry, kind = self.model(model), self.dataset(dataset)["kind"]
+        if kind not in entry["kinds"]:
+            return f"{model} does not read data of kind {kind}"
+        definition = self.split(dataset, split)
+        question = definition.get("asks") or ASKS[definition["type"]]
+        if question not in entry["can"]:
+            return f"{model} cannot predict {QUESTIONS[question]}"
+        if "features" in entry.get("needs", []) and not self.features(dataset, model, variant):
+            wanted = self._params(model, variant).get("features")
+            return f"{model} needs perturbation features{f' {wanted}' if wanted else ''}; {dataset} has none"
+        return None
+
+    def check(self, wildcards: Wildcards) -> None:
+        """Refuses a target that names what is not defined, or what does not fit, before anything runs."""
+        if wildcards.fold not in self.folds(wildcards.dataset, wildcards.split):
+            known = self.folds(wildcards.dataset, wildcards.split)
+            raise unknown("fold", wildcards.fold, known, f"split {wildcards.split} of {wildcards.dataset}")
+        self._params(wildcards.model, wildcards.variant)
+        reason = self.unfit(wildcards.dataset, wildcards.split, wildcards.model, wildcards.variant)
+        if reason:
+            raise WorkflowError(f"left out of {wildcards.dataset}/{wildcards.split}: {reason}")
+
+    # --- what a job is told -----------------------------------------------------------------------
+
+    def stage(self, stage: str) -> Callable[[Wildcards], str]:
+        """A function of the wildcards: the part of a dataset's entry that one stage reads, as JSON.
+
+        What only other stages read is not in it, so editing that reruns nothing here.
+        """
+
+        def part(wildcards: Wildcards) -> str:
+            entry = self.dataset(wildcards.dataset)
+            if stage == "import":
+                return json.dumps({key: entry[key] for key in IMPORT_KEYS if key in entry}, sort_keys=True)
+            if stage == "split":
+                return json.dumps(self.split(wildcards.dataset, wildcards.split), sort_keys=True)
+            settings = dict(entry.get(stage, {}))
+            if stage == "partition":  # says which unit the split holds out
+                settings["split"] = self.split(wildcards.dataset, wildcards.split)
+            return json.dumps(settings, sort_keys=True)
+
+        return part
+
+    def source_files(self, wildcards: Wildcards) -> list[str]:
+        """The local files an import reads, as far as they are there: a change of theirs reruns it."""
+        entry = self.dataset(wildcards.dataset)
+        files = [*entry["source"].values(), *entry.get("features", {}).values()]
+        paths = [file["path"] if isinstance(file, dict) and "path" in file else str(file) for file in files]
+        paths = [path.replace("{data}", self.config["data_folder"]) for path in paths]
+        return [path for path in paths if Path(path).is_file()]
+
+    def settings(self, wildcards: Wildcards) -> str:
+        """Class and parameters of a model, as JSON."""
+        params = self._params(wildcards.model, wildcards.variant)
+        if "features" in self.model(wildcards.model).get("needs", []):
+            params["features"] = self.features(wildcards.dataset, wildcards.model, wildcards.variant)
+        return json.dumps({"class": self.model(wildcards.model)["class"], "params": params}, sort_keys=True)
+
+    def train_inputs(self, wildcards: Wildcards) -> dict[str, str | list[str]]:
+        """train.h5ad and, for a model that needs them, the pairs of its set size. Refuses what cannot run."""
+        self.check(wildcards)
+        fold = f"results/{wildcards.dataset}/{wildcards.split}/{wildcards.fold}"
+        pairs = []
+        if "pairs" in self.model(wildcards.model).get("needs", []):
+            pairs = [f"{fold}/pairs_S{self._params(wildcards.model, wildcards.variant)['set_size']}.npz"]
+        return {"train": f"{fold}/train.h5ad", "pairs": pairs}
+
+    def tracking(self, wildcards: Wildcards) -> str:
+        """What a training tells wandb of itself, as JSON."""
+        chain = "/".join((wildcards.dataset, wildcards.split, wildcards.fold))
+        name = f"{wildcards.model}/{wildcards.variant}/seed{wildcards.seed}"
+        return json.dumps({**self.config["tracking"], "group": chain, "name": name}, sort_keys=True)
+
+    def chain_labels(self, wildcards: Wildcards) -> str:
+        """All labels of a chain, as JSON."""
+        return json.dumps({name: getattr(wildcards, name) for name in Chain._fields})
+
+    @property
+    def evaluation(self) -> str:
+        """The evaluation settings, as JSON."""
+        return json.dumps(self.config["evaluation"], sort_keys=True)
+
+    def environment(self, wildcards: Wildcards) -> str:
+        """The env file of a model, as seen from ``rules/``."""
+        return f"../envs/{self.model(wildcards.model)['env']}.yaml"
+
+    def gpus(self, wildcards: Wildcards) -> int:
+        """How many GPUs a model's jobs take."""
+        return int(self.model(wildcards.model).get("gpu", 0))
+
+    def threads(self, wildcards: Wildcards) -> int:
+        """How many threads a model's training takes."""
+        return int(self.model(wildcards.model).get("threads", 1))
+
+    def memory_mb(self, wildcards: Wildcards) -> int:
+        """The memory a job of a model books, at most what this host has."""
+        return min(self.model(wildcards.model).get("mem_mb", DEFAULT_MEMORY_MB), host_memory_mb())
+
+    def code(self, *files: str) -> str:
+        """A hash of the code that files of this repository run: their own and what they import of the library."""
+        digest = hashlib.sha256()
+        for file in sorted({found for name in files for found in self._closure(name)}):
+            digest.update(f"{file}\0{self._meaning(file)}\0".encode())
+        return digest.hexdigest()[:12]
+
+    def model_code(self, stage: str) -> Callable[[Wildcards], str]:
+        """A function of the wildcards: :meth:`code` of a stage's script together with the model's file."""
+
+        def code(wildcards: Wildcards) -> str:
+            module = self.model(wildcards.model)["class"].rpartition(".")[0]
+            return self.code(f"workflow/scripts/{stage}.py", f"src/{module.replace('.', '/')}.py")
+
+        return code
+
+    @functools.cache  # noqa: B019 - one plan lives as long as the process
+    def _closure(self, file: str) -> tuple[str, ...]:
+        """``file`` and every file of the library that it imports, directly or through others."""
+        seen: set[str] = set()
+        waiting = [file]
+        while waiting:
+            current = waiting.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            for node in ast.walk(ast.parse((self.root / current).read_text())):
+                names: list[str] = []
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trueshift":
+                    names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+                elif isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names if alias.name.split(".")[0] == "trueshift"]
+                for name in names:
+                    base = "src/" + name.replace(".", "/")
+                    waiting += [path for path in (f"{base}.py", f"{base}/__init__.py") if (self.root / path).exists()]
+        return tuple(seen)
+
+    @functools.cache  # noqa: B019
+    def _meaning(self, file: str) -> str:
+        """The syntax tree of a file without comments and docstrings: editing those reruns nothing."""
+        tree = ast.parse((self.root / file).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                del node.body[0]
+        return ast.dump(tree)
+
+
+def host_memory_mb(share: float = 0.85) -> int:
+    """The memory that jobs of this host may book together: a share of what the machine, or its cgroup, has."""
+    total = psutil.virtual_memory().total
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return int(total * share / 2**20)
+
+
+def offer_conda(root: Path) -> None:
+    """Puts the stand-in for conda last on PATH, so that a real conda wins, and tells it which Python drives."""
+    os.environ["PATH"] += os.pathsep + str(root / "envs/fallback/bin")
+    os.environ.setdefault("TRUESHIFT_DRIVER_PYTHON", sys.executable)

@@ -1,0 +1,21 @@
+"""Draws the r2_topk of every model on every condition: scores.parquet of all runs → conditions.png."""
+
+import argparse
+from pathlib import Path
+
+from trueshift.command import run
+from trueshift.report.figures import plot_conditions, save
+from trueshift.report.tables import gather
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scores", required=True, type=Path, nargs="+")
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    save(plot_conditions(gather(args.scores)), args.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,22 @@
+"""Draws what models cost against how well they do: cost.csv and topk_r2.csv → cost.png."""
+
+import argparse
+from pathlib import Path
+
+from trueshift.command import run
+from trueshift.contract import read_table
+from trueshift.report.figures import plot_cost, save
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cost", required=True, type=Path)
+    parser.add_argument("--table", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+
+    save(plot_cost(read_table(args.cost), read_table(args.table)), args.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,33 @@
+"""Answers a query with a trained model: model/ + query.h5ad → prediction.h5ad, and what it cost."""
+
+import argparse
+import json
+from pathlib import Path
+
+from trueshift.command import run
+from trueshift.contract import ContractError, check_prediction, read_h5ad, write_h5ad
+from trueshift.models.base import build
+from trueshift.tracking import cost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--query", required=True, type=Path)
+    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params")
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--cost", required=True, type=Path)
+    args = parser.parse_args()
+
+    if not args.model.is_dir():
+        raise ContractError(f"{args.model}: no such folder; train the model first")
+    with cost("predict", args.cost):
+        query = read_h5ad(args.query)
+        prediction = build(args.settings, args.seed).load(args.model).predict(query)
+        check_prediction(prediction, query, args.out)
+        write_h5ad(prediction, args.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,37 @@
+"""Trains one model: train.h5ad (and pairs) → model/, and what it cost."""
+
+import argparse
+import json
+from pathlib import Path
+
+from trueshift.command import run
+from trueshift.contract import atomic_folder, read_h5ad, read_pairs
+from trueshift.models.base import build
+from trueshift.tracking import Run, cost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", required=True, type=Path)
+    parser.add_argument("--pairs", nargs="?", type=Path, help="only for models that need them")
+    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params")
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--tracking", required=True, type=json.loads, help="JSON: wandb, project, name, group")
+    parser.add_argument("--resume", required=True, type=Path, help="folder of resumable checkpoints")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--cost", required=True, type=Path)
+    args = parser.parse_args()
+
+    with cost("train", args.cost):
+        model = build(args.settings, args.seed)
+        train = read_h5ad(args.train)
+        pairs = read_pairs(args.pairs) if args.pairs else None
+        config = {**args.settings, "seed": args.seed}
+        with Run(resume=args.resume, folder=args.resume.parent, config=config, **args.tracking) as tracker:
+            model.fit(train, pairs, tracker)
+        with atomic_folder(args.out) as folder:
+            model.save(folder)
+
+
+if __name__ == "__main__":
+    run(main)
