@@ -1,5 +1,5 @@
 # Needs Linux, Python ≥ 3.11 with venv, git and make. Everything else is installed below this folder.
-.PHONY: help install demo environments test lint check-data lock clean-results
+.PHONY: help install demo environments test lint docs check-data lock clean-results
 .DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -48,6 +48,10 @@ test: lint environments  ## lint, then all tests
 	  "$$($(DRIVER)/python tests/prefix.py $$env)/bin/python" -m pytest tests/models tests/conformance --env $$env; \
 	done
 	$(TEST)/pytest tests/workflow tests/faults
+
+docs: .envs/test/installed  ## the tables of config/README.md and docs/metrics.md, from schema and registry
+	$(TEST)/python workflow/document_config.py
+	PYTHONPATH=src $(TEST)/python workflow/document_metrics.py
 
 check-data: .envs/test/installed  ## checks on real data: make check-data DATA=folder
 	TRUESHIFT_DATA="$(realpath $(DATA))" $(TEST)/pytest tests/data

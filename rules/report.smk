@@ -8,6 +8,7 @@ rule topk_r2:
     output:
         tidy="results/tables/topk_r2.csv",
         wide="results/tables/topk_r2_wide.csv",
+        undefined="results/tables/undefined.csv",
     log:
         "results/logs/topk_r2.log",
     conda:
@@ -16,7 +17,7 @@ rule topk_r2:
         code=PLAN.code("workflow/scripts/topk_r2.py"),
     shell:
         "python -P workflow/scripts/topk_r2.py --scores {input.scores:q} --ceilings {input.ceilings:q}"
-        " --out {output.tidy:q} --wide {output.wide:q} > {log:q} 2>&1"
+        " --out {output.tidy:q} --wide {output.wide:q} --undefined {output.undefined:q} > {log:q} 2>&1"
 
 
 rule conditions:
@@ -74,8 +75,10 @@ rule plot_topk_r2:
         "../envs/evaluation.yaml"
     params:
         code=PLAN.code("workflow/scripts/plot_topk_r2.py"),
+        baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_topk_r2.py --table {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/plot_topk_r2.py --table {input:q} --baselines {params.baselines:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule plot_conditions:
@@ -89,8 +92,10 @@ rule plot_conditions:
         "../envs/evaluation.yaml"
     params:
         code=PLAN.code("workflow/scripts/plot_conditions.py"),
+        baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_conditions.py --scores {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/plot_conditions.py --scores {input:q} --baselines {params.baselines:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule plot_cost:
@@ -105,6 +110,7 @@ rule plot_cost:
         "../envs/evaluation.yaml"
     params:
         code=PLAN.code("workflow/scripts/plot_cost.py"),
+        baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_cost.py --cost {input.cost:q} --table {input.table:q} --out {output:q}"
-        " > {log:q} 2>&1"
+        "python -P workflow/scripts/plot_cost.py --cost {input.cost:q} --table {input.table:q}"
+        " --baselines {params.baselines:q} --out {output:q} > {log:q} 2>&1"

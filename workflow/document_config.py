@@ -1,6 +1,7 @@
 """Writes the key tables of config/README.md from the schema, so that the two cannot disagree: ``make docs``."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def rows(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") ->
         entry = resolve(value, definitions)
         name = f"{path}{key}"
         default = yaml.safe_dump(entry["default"], default_flow_style=True).split("\n")[0] if "default" in entry else ""
-        yield name, values(entry), default, entry.get("description", "")
+        yield name, values(entry, definitions), default, entry.get("description", "")
         yield from rows(entry, definitions, f"{name}.")
         inner = entry.get("additionalProperties")
         if isinstance(inner, dict):
@@ -30,38 +31,64 @@ def resolve(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     return {**definitions[entry["$ref"].rpartition("/")[2]], **{k: v for k, v in entry.items() if k != "$ref"}}
 
 
-def values(entry: dict[str, Any]) -> str:
+def values(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
     """What an entry accepts, in a few words."""
+    entry = resolve(entry, definitions)
     if "enum" in entry:
         return ", ".join(f"`{value}`" for value in entry["enum"])
     if "anyOf" in entry:
-        return " or ".join(values(option) for option in entry["anyOf"])
+        return " or ".join(values(option, definitions) for option in entry["anyOf"])
     if "const" in entry:
-        return f"`{entry['const']}`"
+        return f"`{json.dumps(entry['const'])}`" if isinstance(entry["const"], bool) else f"`{entry['const']}`"
     words = {"array": "list", "object": "mapping", "null": "nothing"}
     kinds = entry.get("type", "")
     return " or ".join(words.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
 
+def table(entries: Iterable[tuple[str, str, str, str]]) -> list[str]:
+    """The lines of one Markdown table of keys."""
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for row in entries:
+        key, value, default, meaning = (cell.replace("|", "\\|") for cell in row)
+        lines.append(f"| `{key}` | {value} | {f'`{default}`' if default else ''} | {meaning} |")
+    return lines
+
+
+def shared(definitions: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str, str, str]]]]:
+    """The mappings that many keys accept instead of a plain value, each with a title and its rows."""
+    for name, title in (("column", "A column of `columns`, as a mapping"), ("file", "A file, as a mapping")):
+        for option in definitions[name]["anyOf"]:
+            if "properties" in option:
+                yield title, list(rows(option, definitions))
+
+
 def tables() -> str:
-    """The tables, one per top-level key, as Markdown."""
+    """The tables, one per top-level key and one per shared mapping, as Markdown."""
     schema = yaml.safe_load((ROOT / "config/schemas/config.schema.yaml").read_text())
     lines = []
     for top in schema["properties"]:
         part = {"properties": {top: schema["properties"][top]}}
-        lines += [f"### `{top}`", "", "| key | value | default | meaning |", "|---|---|---|---|"]
-        for row in rows(part, schema["$defs"]):
-            key, value, default, meaning = (cell.replace("|", "\\|") for cell in row)
-            lines.append(f"| `{key}` | {value} | {f'`{default}`' if default else ''} | {meaning} |")
-        lines.append("")
+        lines += [f"### `{top}`", "", *table(rows(part, schema["$defs"])), ""]
+    for title, entries in shared(schema["$defs"]):
+        lines += [f"### {title}", "", *table(entries), ""]
     return "\n".join(lines)
 
 
+def filled(page: str, start: str, end: str, content: str) -> str:
+    """``page`` with ``content`` in place of what stands between its two marker lines."""
+    before, rest = page.split(start)
+    return f"{before}{start}\n\n{content}\n{end}{rest.split(end)[1]}"
+
+
+def written(page: str) -> str:
+    """config/README.md as it should be, from config/README.md as it is."""
+    return filled(page, START, END, tables())
+
+
 def main() -> None:
+    """Writes the page anew."""
     page = ROOT / "config/README.md"
-    before, rest = page.read_text().split(START)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{START}\n\n{tables()}\n{END}{after}")
+    page.write_text(written(page.read_text()))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,11 @@ class Plan:
         """One artefact of every fold."""
         return [f"results/{path}/{name}" for path in self.fold_paths]
 
+    @property
+    def baselines(self) -> list[str]:
+        """The chosen models that figures draw as baselines: those of the environment of that name."""
+        return sorted({chain.model for chain in self.chains if self.model(chain.model)["env"] == "baselines"})
+
     def exclusion_rows(self) -> str:
         """What was left out and why, as JSON."""
         return json.dumps(self.exclusions)

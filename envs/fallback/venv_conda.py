@@ -34,7 +34,9 @@ def parse(file: Path) -> tuple[str, list[str]]:
     for item in content.get("dependencies") or []:
         if isinstance(item, dict) and set(item) == {"pip"}:
             pins += item["pip"]
-        elif isinstance(item, str) and (match := re.fullmatch(r"python\s*={1,2}\s*(\d+\.\d+(?:\.\d+)?)(?:\.\*)?", item)):
+        elif isinstance(item, str) and (
+            match := re.fullmatch(r"python\s*={1,2}\s*(\d+\.\d+(?:\.\d+)?)(?:\.\*)?", item)
+        ):
             python = match[1]
         elif item != "pip":
             raise Refused(f"{file}: {item} is a conda package; install conda, or find it on PyPI and pin it under pip:")

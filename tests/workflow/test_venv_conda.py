@@ -45,7 +45,10 @@ def test_refuses_what_it_cannot_honour(env_file, tmp_path, driver_python, depend
 
 def test_refuses_unknown_keys_and_calls(env_file, tmp_path, driver_python):
     file = env_file("python=3.11", variables={"A": "1"})
-    assert "key variables" in conda("env", "create", "--file", file, "--prefix", tmp_path / "p", driver=driver_python).stderr
+    assert (
+        "key variables"
+        in conda("env", "create", "--file", file, "--prefix", tmp_path / "p", driver=driver_python).stderr
+    )
     assert "not understood" in conda("install", "numpy", driver=driver_python).stderr
 
 

@@ -12,9 +12,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scores", required=True, type=Path, nargs="+")
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--baselines", nargs="*", default=[], help="models to draw as baselines")
     args = parser.parse_args()
 
-    save(plot_conditions(gather(args.scores)), args.out)
+    save(plot_conditions(gather(args.scores), args.baselines), args.out)
 
 
 if __name__ == "__main__":

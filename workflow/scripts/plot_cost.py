@@ -13,9 +13,10 @@ def main() -> None:
     parser.add_argument("--cost", required=True, type=Path)
     parser.add_argument("--table", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--baselines", nargs="*", default=[], help="models to draw as baselines")
     args = parser.parse_args()
 
-    save(plot_cost(read_table(args.cost), read_table(args.table)), args.out)
+    save(plot_cost(read_table(args.cost), read_table(args.table), args.baselines), args.out)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--baselines", nargs="*", default=[], help="models to draw as baselines")
     args = parser.parse_args()
 
-    save(plot_topk_r2(read_table(args.table)), args.out)
+    save(plot_topk_r2(read_table(args.table), args.baselines), args.out)
 
 
 if __name__ == "__main__":

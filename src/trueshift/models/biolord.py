@@ -29,6 +29,7 @@ from trueshift.models.scvi_training import (
 )
 from trueshift.tracking import Run
 
+CHUNK = 4096  # cells decoded at a time
 CODES = "latent_codes.embedding.weight"
 
 
@@ -40,13 +41,13 @@ class Biolord(Model):
       has noise of ``noise`` added in training and is held small by ``code_penalty``.
     - Network: ``decoder_width``, ``decoder_depth``, ``batch_norm``; the loss is the Gaussian likelihood plus
       ``reconstruction_penalty`` times the squared error.
-    - Training: ``epochs``, ``batch_size``, ``latent_lr`` (codes and embeddings), ``decoder_lr``, ``weight_decay``. Every
-      ``validate_every`` epochs the cells of role val are scored by the package's metric (R² of means and variances);
-      ``patience`` times without a better one end the training; the last weights stay. Without such cells all epochs
-      are run.
+    - Training: ``epochs``, ``batch_size``, ``latent_lr`` (codes and embeddings), ``decoder_lr``, ``weight_decay``.
+      Every ``validate_every`` epochs the cells of role val are scored by the package's metric (R² of means and
+      variances); ``patience`` times without a better one end the training; the last weights stay. Without such cells
+      all epochs are run.
 
-    Defaults are the authors' for sci-Plex 3, with 20-fold longer attribute embeddings: there only the three cell lines
-    were categories. They want a GPU.
+    Defaults are the authors' for sci-Plex 3, and want a GPU; but ``n_attribute`` is 32 where theirs is 3, as their only
+    category was one of three cell lines and drugs had 256 numbers of their own. 32 is a choice, not a published value.
 
     Expression never enters the decoder: a cell is known by its code, found by its row in the training data. The
     package's own route to predictions registers the cells asked about anew and so counts their rows from 0, which
@@ -54,9 +55,9 @@ class Biolord(Model):
     training cells, are found by name, and the codes of other cells are forgotten after training. So it is the cells'
     own codes that are decoded with another perturbation, as the authors' evaluation does.
 
-    One embedding per perturbation: doses are not told apart. Where fewer controls exist than cells are asked, some serve
-    again. On a CPU the same seed and number of threads give the same bits. A training that is interrupted starts afresh:
-    the checkpoints of the package are pickles.
+    One embedding per perturbation: doses are not told apart. Where fewer controls exist than cells are asked, some
+    serve again. On a CPU the same seed and number of threads give the same bits. A training that is interrupted starts
+    afresh: the checkpoints of the package are pickles.
     """
 
     module: Any = None
@@ -66,7 +67,7 @@ class Biolord(Model):
         *,
         seed: int = 0,
         n_latent: int = 256,
-        n_attribute: int = 64,
+        n_attribute: int = 32,
         noise: float = 20.0,
         code_penalty: float = 0.1,
         decoder_width: int = 4096,
@@ -197,15 +198,15 @@ class Biolord(Model):
             raise ContractError("Biolord has learnt nothing yet: call fit or load first")
         check_genes(query, self.facts["genes"], "Biolord")
         names = self.facts["attributes"]
-        for column, known in (("perturbation", set(names["perturbation"]) - {CONTROL}), ("context", set(names["context"]))):
-            refuse_unseen(query, {(name,) for name in known}, [column], "Biolord")
+        for column in ("perturbation", "context"):
+            refuse_unseen(query, {(name,) for name in names[column] if name != CONTROL}, [column], "Biolord")
         rows, owner = input_cells(query, self.seed)
         code = pd.Index(self.cells).get_indexer(query.obs_names)
         if (code[rows] < 0).any():
             lost = query.obs_names[rows[np.flatnonzero(code[rows] < 0)[0]]]
             raise ContractError(
-                f"Biolord has a code for its own training cells only, and {lost} of the query is not a control among them; "
-                "use the query of its fold"
+                f"Biolord has codes for its own training cells only, and {lost} of the query is not a control among "
+                "them; use the query of its fold"
             )
         inputs = {REGISTRY_KEYS.INDICES_KEY: code[rows]}
         for name in ("perturbation", "context"):
@@ -219,11 +220,12 @@ class Biolord(Model):
         n = len(inputs["perturbation"])
         module = self.module.to(gpu.device())
         parts = []
-        for some in np.array_split(np.arange(n), math.ceil(n / 512)):
-            some = some if len(some) > 1 else some.repeat(2)  # the module drops the axis of a batch of one
-            tensors = {name: torch.from_numpy(values[some]) for name, values in inputs.items()}
-            tensors["X"] = torch.ones(len(some), 1)  # asked for by the module, looked at only for counts
-            parts.append(module.get_expression(tensors)[0].cpu().numpy())
+        with seeded(self.seed):  # the module draws from its distributions as well, unused here
+            for some in np.array_split(np.arange(n), math.ceil(n / CHUNK)):
+                some = some if len(some) > 1 else some.repeat(2)  # the module drops the axis of a batch of one
+                tensors = {name: torch.from_numpy(values[some]) for name, values in inputs.items()}
+                tensors["X"] = torch.ones(len(some), 1)  # asked for by the module, looked at only for counts
+                parts.append(module.get_expression(tensors)[0].cpu().numpy())
         return np.concatenate(parts)[:n]
 
     # --- keeping --------------------------------------------------------------------------------------
@@ -243,5 +245,7 @@ class Biolord(Model):
         try:
             self.module = self._make_module(weights)
         except RuntimeError as error:
-            raise ContractError(f"{folder}: weights of another size ({error}); build Biolord with its settings") from error
+            raise ContractError(
+                f"{folder}: weights of another size ({error}); use the settings of its training"
+            ) from error
         return self

@@ -83,7 +83,7 @@ class ScGen(Model):
     # --- learning -------------------------------------------------------------------------------------
 
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
-        """Trains the autoencoder on all cells, then takes δ of every perturbation from their means in its latent space."""
+        """Trains the autoencoder on all cells, then takes every δ from their means in its latent space."""
         for name, choices in (("monitor", ("elbo_validation", "validation_loss")), ("arithmetic", ("all", "shared"))):
             if getattr(self, name) not in choices:
                 raise ContractError(f"ScGen: {name} is one of {', '.join(choices)}, not {getattr(self, name)}")
@@ -153,13 +153,13 @@ class ScGen(Model):
         if self.module is None:
             raise ContractError("ScGen has learnt nothing yet: call fit or load first")
         check_genes(query, self.facts["genes"], "ScGen")
-        known: list[str] = self.facts["perturbations"]
-        refuse_unseen(query, {(name,) for name in known}, ["perturbation"], "ScGen")
+        code = {name: i for i, name in enumerate(self.facts["perturbations"])}
+        refuse_unseen(query, {(name,) for name in code}, ["perturbation"], "ScGen")
         rows, owner = input_cells(query, self.seed)
-        deltas = self.deltas[pd.Index(known).get_indexer(asked(query)["perturbation"].astype(str))]
+        deltas = self.deltas[[code[name] for name in asked(query)["perturbation"].astype(str)]]
         values = np.empty((len(rows), query.n_vars), dtype=np.float32)
         module = self.module.to(gpu.device())
-        with torch.no_grad():
+        with seeded(self.seed), torch.no_grad():  # the module draws z as well, unused here
             parts = [slice(start, start + CHUNK) for start in range(0, query.n_obs, CHUNK)]
             encoded = [module.inference(torch.from_numpy(dense(query.X[part])))["qzm"].cpu().numpy() for part in parts]
             latent = np.concatenate(encoded)
@@ -181,12 +181,15 @@ class ScGen(Model):
         """Reads what :meth:`save` wrote; nothing is unpickled but tensors."""
         self.facts = read_json(Path(folder, "model.json"))
         self.deltas = np.load(Path(folder, "deltas.npy"), allow_pickle=False)
-        module = Scgenvae(n_input=len(self.facts["genes"]), **self._network())
+        with seeded(self.seed):  # as it is built its weights are drawn
+            module = Scgenvae(n_input=len(self.facts["genes"]), **self._network())
         weights = torch.load(Path(folder, "weights.pt"), map_location="cpu", weights_only=True)
         try:
             module.load_state_dict(weights)
         except RuntimeError as error:
-            raise ContractError(f"{folder}: weights of another size ({error}); build ScGen with its settings") from error
+            raise ContractError(
+                f"{folder}: weights of another size ({error}); use the settings of its training"
+            ) from error
         self.module = module.eval()
         return self
 

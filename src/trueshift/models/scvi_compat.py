@@ -5,7 +5,7 @@ What scvi-tools has dropped or changed since scgen was written, each held by a t
 * ``scvi._compat`` (it held ``Literal``) and ``scvi.module.base.LossRecorder`` (now ``LossOutput``, with other names of
   arguments) are gone: scgen cannot be imported. They are provided while it is, and taken away again.
 * training plans now pass keywords to ``_get_inference_input``, which scgen's module does not take;
-* the mean and variance of the latent are now looked up as ``qzm`` and ``qzv``, scgen's module has ``qz_m`` and ``qz_v``.
+* the mean and variance of the latent are now looked up as ``qzm`` and ``qzv``; scgen has ``qz_m`` and ``qz_v``.
 """
 
 import sys
@@ -46,7 +46,7 @@ class Scgenvae(scgen.SCGENVAE):
         return super()._get_inference_input(tensors)
 
     def inference(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Encodes expression (N, G): ``z`` is drawn from the normal of mean ``qzm`` and variance ``qzv``, all (N, D)."""
+        """Encodes expression (N, G): ``z`` is drawn from a normal, mean ``qzm`` and variance ``qzv``, all (N, D)."""
         outputs = super().inference(x)
         return {**outputs, "qzm": outputs["qz_m"], "qzv": outputs["qz_v"]}
 

@@ -17,13 +17,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from trueshift import gpu
-from trueshift.contract import ContractError, asked, dense
+from trueshift.contract import CONDITION, ContractError, asked
 from trueshift.tracking import Run
 
 ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")  # what seeding through scvi-tools sets
 CHATTY = ("scvi", "scgen", "biolord", "lightning", "lightning.pytorch", "lightning.fabric")
 NOISE = (
     r"The '\w+' does not have many workers",  # data are in memory: workers would only copy them
+    r"The number of training batches",  # is below the logging interval: epochs are reported, not steps
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning on this torch
     r"Detected call of `lr_scheduler.step\(\)` before",  # biolord steps them by hand, after the optimizers
 )
 
@@ -100,11 +102,8 @@ def trainer_settings(progress: Progress) -> dict[str, Any]:
 
 
 def labelled(train: ad.AnnData, columns: list[str]) -> ad.AnnData:
-    """A copy for a package to register: X dense float32, the named columns of obs as categories in sorted order.
-
-    Dense, because rows are drawn in small batches hundreds of times over, which sparse rows make several times slower.
-    """
-    return ad.AnnData(dense(train.X), obs=train.obs[columns].astype(str).astype("category"), var=train.var[[]])
+    """What a package registers, and adds to: the same X, the named columns of obs as categories in sorted order."""
+    return ad.AnnData(train.X, obs=train.obs[columns].astype(str).astype("category"), var=train.var[[]])
 
 
 def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -116,7 +115,9 @@ def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, i
     validation = (train.obs["role"] == "val").to_numpy()
     rows, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
     if len(rows) < 2 or batch_size < 2:
-        raise ContractError(f"train: {len(rows)} training cells in batches of {batch_size}; at least 2 are needed of both")
+        raise ContractError(
+            f"train: {len(rows)} cells to train on, in batches of {batch_size}; both must be at least 2"
+        )
     held_out = held_out if len(held_out) > 1 else held_out[:0]
     fitting = [size for size in range(2, batch_size + 1) if len(rows) % size != 1 and len(held_out) % size != 1]
     if not fitting:
@@ -132,13 +133,15 @@ def input_cells(query: ad.AnnData, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     controls = pd.Series(np.arange(query.n_obs)).groupby(query.obs["context"].astype(str).to_numpy()).indices
     chosen, owner = [], []
-    for number, row in enumerate(asked(query).itertuples()):
-        rows, n = controls.get(str(row.context)), int(row.n_cells)
-        if rows is None:
-            raise ContractError(f"query: no input control cells in context {row.context}")
-        rng = np.random.default_rng([seed, zlib.crc32(f"{row.context}|{row.perturbation}|{row.dose}".encode())])
-        enough = n <= len(rows)
-        chosen.append(rng.choice(rows, n, replace=False) if enough else np.append(rows, rng.choice(rows, n - len(rows))))
+    table = asked(query)
+    sizes = table["n_cells"].to_numpy(int)
+    for number, row in enumerate(table[CONDITION].astype(str).itertuples(index=False, name=None)):
+        if row[0] not in controls:
+            raise ContractError(f"query: no input control cells in context {row[0]}")
+        rows, n = controls[row[0]], sizes[number]
+        rng = np.random.default_rng([seed, zlib.crc32("|".join(row).encode())])
+        more = rng.choice(rows, max(0, n - len(rows)))
+        chosen.append(np.append(rows, more) if len(more) else rng.choice(rows, n, replace=False))
         owner.append(np.full(n, number))
     return np.concatenate(chosen), np.concatenate(owner)
 

@@ -54,7 +54,7 @@ class RisingReLU(torch.autograd.Function):
     @staticmethod
     def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         """The gradient, except where it would push a negative value further down."""
-        (x,) = context.saved_tensors  # type: ignore[attr-defined]
+        (x,) = context.saved_tensors  # type: ignore[attr-defined,unused-ignore]
         return gradient * ((x > 0) | (gradient < 0))
 
 

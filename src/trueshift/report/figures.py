@@ -1,10 +1,10 @@
 """Figures of the top-k R² tables. Each function returns a matplotlib Figure; :func:`save` writes it.
 
 No value is ever clipped. Axes are, to [−1, 1.2]: what lies outside is marked by an arrow and printed as a number.
-Baselines (the equations of the field: means, additive and linear models, neighbours) are grey, all others blue.
+Models among ``baselines`` (means, additive and linear models, neighbours) are grey, all others blue.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,6 +17,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
 from trueshift.contract import CONDITION, ContractError, atomic
@@ -24,8 +25,6 @@ from trueshift.report.tables import HEADLINE, HEADLINE_K, NO_EFFECT, headline, n
 
 LIMITS = (-1.0, 1.2)
 NOTHING = "no condition has a detectable effect"
-BASELINES = {"no_change", "mean_shift", "train_mean", "perturbation_mean", "condition_mean", "additive"}
-BASELINES |= {"linear", "ridge_control", "ridge_features", "knn_features"}
 MOST_CONDITIONS = 40
 _GREY, _BLUE, _FLOOR, _CEILING = "#6e6e6e", "#0072B2", "#D55E00", "#009E73"  # Okabe-Ito: safe for the colour-blind
 _WIDTH = 9.0  # inches: 8-point text is 11 pixels high where the figure is shown 900 pixels wide
@@ -41,7 +40,7 @@ def save(figure: Figure, path: str | Path) -> None:
 # --- top-k R² -----------------------------------------------------------------------------------------
 
 
-def plot_topk_r2(tidy: pd.DataFrame) -> Figure:
+def plot_topk_r2(tidy: pd.DataFrame, baselines: Collection[str] = ()) -> Figure:
     """Models by r2_topk at k = 20 with intervals, other k below in lighter marks, floor and ceiling; best on top.
 
     ``tidy`` is what :func:`trueshift.report.tables.topk_r2` gives; one panel per dataset × split.
@@ -57,7 +56,7 @@ def plot_topk_r2(tidy: pd.DataFrame) -> Figure:
         if main["value"].isna().all():
             _nothing(ax, bool(main["n_no_effect"].any()))
         else:
-            _draw_models(ax, part, k, others)
+            _draw_models(ax, part, k, others, baselines)
     spread = [f"k = {', '.join(others)}: below, in this order from dark to light"] if others else []
     handles = [
         Line2D([], [], color=_BLUE, marker="o", label=f"learned model, k = {k}, 95% interval"),
@@ -71,13 +70,13 @@ def plot_topk_r2(tidy: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_models(ax: Axes, part: pd.DataFrame, k: str, others: Sequence[str]) -> None:
+def _draw_models(ax: Axes, part: pd.DataFrame, k: str, others: Sequence[str], baselines: Collection[str]) -> None:
     main = part[part["k"] == k].sort_values(["value", "name"], ascending=[False, True], ignore_index=True)
     names = main["name"].tolist()
     ax.set(xlim=LIMITS, ylim=(len(names) - 0.4, -0.6), xticks=[-1, -0.5, 0, 0.5, 1])
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(labelsize=_TEXT, length=2)
-    _colour_labels(ax, main["model"].tolist())
+    _colour_labels(ax, main["model"].tolist(), baselines)
     ax.set_xlabel(f"R² against “no effect”, top {k} genes", fontsize=_TEXT)
     ax.grid(axis="x", color="#e6e6e6", lw=0.6)
     ax.set_axisbelow(True)
@@ -85,7 +84,7 @@ def _draw_models(ax: Axes, part: pd.DataFrame, k: str, others: Sequence[str]) ->
     _draw_range(ax, main)
     lookup = part.set_index(["name", "k"])["value"]
     for y, row in enumerate(main.to_dict("records")):
-        colour = _colour(row["model"])
+        colour = _colour(row["model"], baselines)
         if np.isnan(row["value"]):
             ax.text(LIMITS[0] + 0.03, y, "undefined", va="center", fontsize=_SMALL, color="#8c8c8c", style="italic")
             continue
@@ -149,7 +148,7 @@ def _beside(ax: Axes, value: float, y: float, text: str, size: float, colour: st
 # --- conditions ---------------------------------------------------------------------------------------
 
 
-def plot_conditions(scores: pd.DataFrame) -> Figure:
+def plot_conditions(scores: pd.DataFrame, baselines: Collection[str] = ()) -> Figure:
     """Drill-down: r2_topk at k = 20 of every model on every condition, means over folds and seeds.
 
     ``scores`` holds the rows of any number of ``scores.parquet`` files; one panel per dataset × split. Conditions go
@@ -175,6 +174,7 @@ def plot_conditions(scores: pd.DataFrame) -> Figure:
         if np.isfinite(matrix).any(axis=None):
             _title(ax, title, f"{count}; in brackets: number of DEGs")
             _draw_matrix(ax, matrix, labels, colours, scale)
+            _colour_labels(ax, [name.split(" ")[0] for name in matrix.index], baselines)
         else:
             _title(ax, title, _many(total))
             _nothing(ax, no_effect)
@@ -223,7 +223,6 @@ def _draw_matrix(ax: Axes, matrix: pd.DataFrame, labels: list[str], colours: Col
     ax.set(xlim=(0, max(values.shape[1], 16)), ylim=(len(values), 0))
     ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=_SMALL)
     ax.set_yticks(np.arange(len(values)) + 0.5, list(matrix.index), fontsize=_TEXT)
-    _colour_labels(ax, [name.split(" ")[0] for name in matrix.index])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
@@ -231,7 +230,7 @@ def _draw_matrix(ax: Axes, matrix: pd.DataFrame, labels: list[str], colours: Col
 # --- cost ---------------------------------------------------------------------------------------------
 
 
-def plot_cost(costs: pd.DataFrame, tidy: pd.DataFrame) -> Figure:
+def plot_cost(costs: pd.DataFrame, tidy: pd.DataFrame, baselines: Collection[str] = ()) -> Figure:
     """Seconds to train and predict (mean over folds and seeds, log axis) against r2_topk at k = 20.
 
     ``costs`` is what :func:`trueshift.report.tables.cost` gives, ``tidy`` what
@@ -250,7 +249,7 @@ def plot_cost(costs: pd.DataFrame, tidy: pd.DataFrame) -> Figure:
         left_out = sorted(set(part["name"]) - set(drawn["name"]))
         _title(ax, title, f"without value or cost: {', '.join(left_out)}" if left_out and len(drawn) else "")
         if len(drawn):
-            _draw_cost(ax, drawn)
+            _draw_cost(ax, drawn, baselines)
         else:
             _nothing(ax, bool(part["n_no_effect"].any()))
     markers = (("o", "learned model, CPU", _BLUE), ("s", "learned model, GPU", _BLUE), ("o", "baseline", _GREY))
@@ -258,7 +257,7 @@ def plot_cost(costs: pd.DataFrame, tidy: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_cost(ax: Axes, part: pd.DataFrame) -> None:
+def _draw_cost(ax: Axes, part: pd.DataFrame, baselines: Collection[str]) -> None:
     """Points, and their names in a column on the right, in the order of the points, joined by thin lines."""
     part = part.sort_values(["value", "name"], ascending=[False, True], ignore_index=True)
     ax.set_xscale("log")
@@ -272,11 +271,13 @@ def _draw_cost(ax: Axes, part: pd.DataFrame) -> None:
     low = max(LIMITS[0], inside.min() - 0.1) if len(inside) else LIMITS[0]
     high = min(LIMITS[1], inside.max() + 0.1) if len(inside) else LIMITS[1]
     ax.set(xlim=(seconds.min() / 2, seconds.max() * 2), ylim=(low, high))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     wanted = (part["value"].clip(low, high) - low) / (high - low)
     places = _spread(wanted.to_numpy()[::-1], 1 / max(len(part), 10))[::-1]
     for place, x, (_, row) in zip(places, seconds, part.iterrows(), strict=True):
-        colour, y = _colour(row["model"]), min(max(row["value"], low), high)
+        colour, y = _colour(row["model"], baselines), min(max(row["value"], low), high)
         marker = ("s" if row["gpu"] else "o") if y == row["value"] else ("v" if y == low else "^")
         ax.plot(x, y, marker, color=colour, ms=5, clip_on=False, zorder=3)
         text = row["name"] if y == row["value"] else f"{row['name']} ({_number(row['value'])})"
@@ -375,13 +376,13 @@ def _counts(main: pd.DataFrame) -> str:
     return text
 
 
-def _colour(model: str) -> str:
-    return _GREY if model in BASELINES else _BLUE
+def _colour(model: str, baselines: Collection[str]) -> str:
+    return _GREY if model in baselines else _BLUE
 
 
-def _colour_labels(ax: Axes, models: Sequence[str]) -> None:
+def _colour_labels(ax: Axes, models: Sequence[str], baselines: Collection[str]) -> None:
     for label, model in zip(ax.get_yticklabels(), models, strict=True):
-        label.set_color(_colour(model))
+        label.set_color(_colour(model, baselines))
 
 
 def _edge(value: float) -> float:

@@ -166,7 +166,7 @@ def topk_r2_wide(tidy: pd.DataFrame) -> pd.DataFrame:
         for column, name in (("text", "r2"), ("floor", "floor"), ("ceiling", "ceiling"))
     ]
     counts = rows.xs(k, level="k")[["value", "n_conditions", "n_undefined", "n_no_effect"]]
-    wide = pd.concat([*parts, counts], axis=1).reset_index()
+    wide = pd.concat([parts[0], *(part.round(3) for part in parts[1:]), counts], axis=1).reset_index()
     order = {"dataset": True, "split": True, "value": False, "model": True, "variant": True}
     wide = wide.sort_values(list(order), ascending=list(order.values()))
     return wide.drop(columns="value").reset_index(drop=True)

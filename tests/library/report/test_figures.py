@@ -62,7 +62,7 @@ def test_models_are_sorted_and_their_dots_are_where_the_values_are():
 
 
 def test_learned_models_and_baselines_differ_in_colour():
-    (ax,) = plot_topk_r2(table(line("mean_shift", 0.3), line("my_model", 0.7))).axes
+    (ax,) = plot_topk_r2(table(line("mean_shift", 0.3), line("my_model", 0.7)), ["mean_shift"]).axes
     learned, baseline = ax.get_yticklabels()
     assert (colour(learned), colour(baseline)) == ("#0072b2", "#6e6e6e")
 

@@ -1,0 +1,175 @@
+import functools
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("scvi")
+
+import biolord
+import torch
+from planted import HIDDEN, make_query, make_train, share_of_error
+
+from trueshift.contract import ContractError, check_prediction
+from trueshift.models.biolord import CODES, Biolord
+from trueshift.models.scvi_training import roles, seeded
+from trueshift.tracking import Run
+
+SMALL = {
+    "n_latent": 8,
+    "n_attribute": 8,
+    "noise": 2.0,
+    "decoder_width": 64,
+    "decoder_depth": 1,
+    "batch_norm": True,
+    "epochs": 40,
+    "batch_size": 128,
+    "latent_lr": 0.02,
+    "decoder_lr": 0.01,
+}
+
+
+@functools.cache
+def fitted(batch_attribute: bool = False) -> Biolord:
+    return Biolord(seed=1, batch_attribute=batch_attribute, **SMALL).fit(make_train())
+
+
+@functools.cache
+def trained_upstream() -> biolord.Biolord:
+    with seeded(1):
+        return Biolord(seed=1, **SMALL).train_upstream(make_train(), None)
+
+
+def all_controls(perturbation: str, context: str = "hidden") -> ad.AnnData:
+    """A query that takes every control of a context once."""
+    train = make_train()
+    n = int((train.obs["is_control"] & (train.obs["context"] == context)).sum())
+    return make_query(train, [(context, perturbation)], n_cells=n)
+
+
+def test_equals_the_package_given_the_cells_of_the_training() -> None:
+    upstream = trained_upstream()
+    query = all_controls("P1")
+    source = upstream.get_dataset(upstream.adata[query.obs_names])
+    expected = upstream._compute_prediction(upstream.adata, source, ["perturbation"])[0][("P1",)].numpy()
+    ours = fitted().predict(query).X
+    np.testing.assert_allclose(np.sort(ours, axis=0), np.sort(expected, axis=0), atol=1e-5)
+
+
+def test_a_newly_registered_query_would_fetch_the_codes_of_other_cells() -> None:
+    upstream, query = trained_upstream(), all_controls("P1")
+    bare = make_train()[query.obs_names].copy()
+    for column in ("perturbation", "context"):
+        bare.obs[column] = pd.Categorical(bare.obs[column], categories=sorted(make_train().obs[column].unique()))
+    type(upstream).setup_anndata(bare, categorical_attributes_keys=["perturbation", "context"])
+    fetched = bare.obs["_indices"].to_numpy()
+    own = make_train().obs_names.get_indexer(query.obs_names)
+    assert fetched.tolist() == list(range(len(own))) != own.tolist()
+
+
+def test_codes_of_other_cells_do_not_matter() -> None:
+    upstream, query, train = trained_upstream(), all_controls("P2"), make_train()
+    weights = {name: value.clone() for name, value in upstream.module.state_dict().items()}
+    others = torch.from_numpy(~train.obs_names.isin(query.obs_names))
+    spoilt = {**weights, CODES: weights[CODES].clone()}
+    spoilt[CODES][others] = 3.0
+    answers = []
+    for chosen in (weights, spoilt):
+        model = Biolord(seed=1, **SMALL)
+        model.facts, model.cells = fitted().facts, train.obs_names.to_numpy(str)
+        model.module = model._make_module(chosen)
+        answers.append(model.predict(query).X)
+    assert np.array_equal(*answers)
+    np.testing.assert_allclose(answers[0], fitted().predict(query).X, atol=1e-6)
+    spoilt[CODES][~others] = 3.0
+    model.module = model._make_module(spoilt)
+    assert not np.allclose(model.predict(query).X, answers[0], atol=1e-2), "codes do not matter at all"
+
+
+def test_keeps_the_codes_of_controls_only() -> None:
+    assert fitted().module.state_dict()[CODES].shape == (int(make_train().obs["is_control"].sum()), SMALL["n_latent"])
+
+
+def test_order_of_the_query_does_not_matter() -> None:
+    query = all_controls("P0")
+    shuffled = query[np.random.default_rng(0).permutation(query.n_obs)].copy()
+    shuffled.uns["conditions"] = query.uns["conditions"]
+    one, other = (np.sort(fitted().predict(q).X, axis=0) for q in (query, shuffled))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_beats_no_change_in_contexts_seen_and_held_out() -> None:
+    train = make_train()
+    seen = make_query(train, [("A", "P0"), ("B", "P2")])
+    held_out = make_query(train, HIDDEN)
+    assert share_of_error(fitted().predict(seen), seen) < 0.3
+    assert share_of_error(fitted().predict(held_out), held_out) < 0.6
+
+
+def test_batches_are_those_of_the_control_cells() -> None:
+    model, query = fitted(True), all_controls("P0", "A")
+    plain = model.predict(query).X
+    model = Biolord(seed=1, batch_attribute=True, **SMALL)
+    vars(model).update(vars(fitted(True)))
+    model.batches = np.where(model.batches == "b0", "b1", "b0")
+    assert not np.allclose(np.sort(model.predict(query).X, axis=0), np.sort(plain, axis=0), atol=1e-4)
+
+
+def test_takes_as_many_cells_as_asked_even_one() -> None:
+    query = make_query(make_train(), [("hidden", "P1"), ("A", "P0")])
+    for asked in ([500, 13], [1, 1], [512, 1]):
+        query.uns["conditions"]["n_cells"] = asked
+        prediction = fitted().predict(query)
+        check_prediction(prediction, query, "prediction")
+        assert (prediction.obs["perturbation"] == "P1").sum() == asked[0]
+        assert prediction.n_obs == sum(asked)
+    single = make_query(make_train(), [("A", "P0")], n_cells=1)
+    assert fitted().predict(single).n_obs == 1
+
+
+def test_refuses_what_it_was_never_shown() -> None:
+    train = make_train()
+    with pytest.raises(ContractError, match="perturbation P9"):
+        fitted().predict(make_query(train, [("A", "P9")]))
+    with pytest.raises(ContractError, match="perturbation control"):
+        fitted().predict(make_query(train, [("A", "control")]))
+    query = make_query(train, [("A", "P0")])
+    query.obs_names = [f"new{i}" for i in range(query.n_obs)]
+    with pytest.raises(ContractError, match="new"):
+        fitted().predict(query)
+    with pytest.raises(ContractError, match="fit or load"):
+        Biolord().predict(query)
+
+
+def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
+    query = make_query(make_train(), HIDDEN)
+    fitted(True).save(tmp_path)
+    loaded = Biolord(seed=1, batch_attribute=True, **SMALL).load(tmp_path)
+    assert np.array_equal(loaded.predict(query).X, fitted(True).predict(query).X)
+    with pytest.raises(ContractError, match="weights of another size"):
+        Biolord(**{**SMALL, "n_latent": 4}, batch_attribute=True).load(tmp_path)
+
+
+def test_validation_cells_are_scored_and_not_trained_on(capsys: pytest.CaptureFixture) -> None:
+    Biolord(**{**SMALL, "epochs": 4, "validate_every": 2}).fit(make_train(), run=Run())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 4
+    assert "val_metric" not in lines[0]
+    assert "val_metric" in lines[1]
+    upstream, obs = trained_upstream(), make_train().obs
+    assert set(upstream.train_indices) == set(np.flatnonzero(obs["role"] != "val"))
+    assert set(upstream.valid_indices) == set(np.flatnonzero(obs["role"] == "val"))
+
+
+def test_no_batch_holds_a_single_cell() -> None:
+    train = make_train(cells=3, validation=False)[:65].copy()
+    for asked in (2, 8, 32, 64):
+        rows, validation, size = roles(train, asked) if asked > 2 else roles(train[:64].copy(), asked)
+        assert size <= asked
+        assert len(rows) % size != 1
+        assert not len(validation)
+    with pytest.raises(ContractError, match="batch_size"):
+        roles(train, 2)
+    Biolord(**{**SMALL, "epochs": 1, "batch_size": 64}).fit(train)

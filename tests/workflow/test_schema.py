@@ -1,0 +1,43 @@
+"""The schema, the registry of metrics and the tables written from them say the same."""
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import document_config
+import document_metrics
+from trueshift.evaluation.metrics import METRICS, K
+
+SCHEMA = yaml.safe_load((ROOT / "config/schemas/config.schema.yaml").read_text())
+EVALUATION = SCHEMA["properties"]["evaluation"]["properties"]
+
+
+def test_the_schema_has_the_metrics_of_the_registry():
+    assert sorted(EVALUATION["metrics"]["items"]["enum"]) == sorted(METRICS)
+
+
+def test_the_schema_has_the_k_of_the_registry():
+    assert [str(k) for k in EVALUATION["k"]["items"]["enum"]] == list(K)
+
+
+@pytest.mark.parametrize(
+    ("page", "written"), [("config/README.md", document_config.written), ("docs/metrics.md", document_metrics.written)]
+)
+def test_the_written_tables_are_current(page, written):
+    text = (ROOT / page).read_text()
+    assert text == written(text), f"{page} is not current: run make docs"
+
+
+def test_every_key_is_described():
+    definitions = SCHEMA["$defs"]
+    rows = list(document_config.rows(SCHEMA, definitions))
+    rows += [row for _, entries in document_config.shared(definitions) for row in entries]
+    assert len(rows) > 60
+    assert not [key for key, _, _, meaning in rows if not meaning]
+    assert not [key for key, value, _, _ in rows if not value]
+
+
+def test_a_stale_table_is_noticed():
+    page = (ROOT / "docs/metrics.md").read_text()
+    stale = document_metrics.filled(page, document_metrics.START, document_metrics.END, "| an old table |\n")
+    assert document_metrics.written(stale) == page != stale

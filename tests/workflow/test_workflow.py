@@ -1,0 +1,172 @@
+"""The whole DAG on tiny data, and what a user sees of it: tables, targets, errors, what an edit reruns."""
+
+import json
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+FOLD = "results/mini/new_context/one"
+TABLES = ("topk_r2", "topk_r2_wide", "undefined", "conditions", "exclusions", "cost")
+TIDY = (
+    "dataset split fold context model variant seed metric k value low high ci_method"
+    " n_conditions n_undefined n_no_effect n_constant floor ceiling"
+)
+
+
+def scores(project, chain):
+    return pd.read_parquet(project.folder / f"results/mini/{chain}/scores.parquet")
+
+
+def test_everything_is_there_and_nothing_is_left_to_do(finished):
+    for table in TABLES:
+        assert len(pd.read_csv(finished.folder / f"results/tables/{table}.csv")) or table == "undefined"
+    for figure in ("topk_r2", "conditions", "cost", "qc/mini"):
+        content = (finished.folder / f"results/figures/{figure}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+    assert "Nothing to be done" in finished.snakemake("-n").stdout
+
+
+def test_the_tidy_table_has_floors_ceilings_and_every_model(finished):
+    table = pd.read_csv(finished.folder / "results/tables/topk_r2.csv", dtype={"k": str, "seed": str})
+    assert list(table.columns) == TIDY.split()
+    whole = table.query("fold == 'all' and context == 'all' and seed == 'all' and metric == 'r2_topk' and k == '20'")
+    new_context = whole[whole["split"] == "new_context"].set_index("model")
+    ran = {"no_change", "mean_shift", "perturbation_mean", "ridge_control", "additive", "scgen", "state"}
+    assert set(new_context.index) == ran
+    assert new_context.loc["no_change", "value"] == pytest.approx(0, abs=1e-6)
+    assert new_context["floor"].nunique() == 1
+    assert new_context["floor"].iloc[0] == pytest.approx(max(new_context.loc[["no_change", "mean_shift"], "value"]))
+    assert (new_context["ceiling"] > new_context["floor"]).all()
+    assert (table["seed"] == "1").any(), "models that are not deterministic run every seed"
+    assert set(table.loc[table["seed"] == "1", "model"]) == {"scgen", "state"}
+
+
+def test_each_exclusion_has_its_reason(finished):
+    table = pd.read_csv(finished.folder / "results/tables/exclusions.csv")
+    left_out = table.set_index(["split", "model"])["reason"]
+    assert "never saw" in left_out["new_combination", "perturbation_mean"]
+    assert "never saw" in left_out["new_combination", "scgen"]
+    assert "new_context" not in left_out
+
+
+def test_costs_are_measured(finished):
+    table = pd.read_csv(finished.folder / "results/tables/cost.csv")
+    assert (table["train_seconds"] > 0).all()
+    assert (table["train_peak_rss_mb"] > 50).all()
+    assert set(table["device"]) == {"cpu"} or table["gpu_peak_mb"].max() > 0
+
+
+def test_no_test_expression_reaches_a_model(finished):
+    train = ad.read_h5ad(finished.folder / f"{FOLD}/train.h5ad")
+    query = ad.read_h5ad(finished.folder / f"{FOLD}/query.h5ad")
+    truth = ad.read_h5ad(finished.folder / f"{FOLD}/truth.h5ad")
+    hidden = truth.obs_names[truth.obs["role"].isin(["test", "control_reference"])]
+    assert len(hidden)
+    for seen in (train, query):
+        assert not set(hidden) & set(seen.obs_names)
+        assert "simulation" not in seen.uns
+    jobs = finished.summary()
+    jobs = jobs[jobs["rule"].isin(["train", "predict"])]
+    assert len(jobs)
+    assert (
+        not jobs[["input-file(s)", "shellcmd"]].map(lambda text: "truth" in text or "normalized" in text).any(axis=None)
+    )
+
+
+def test_floors_score_what_their_equations_say(finished):
+    truth = pd.read_parquet(finished.folder / f"{FOLD}/truth_stats.parquet")
+    one = truth[truth["perturbation"] == truth["perturbation"].iloc[0]]
+    top = one.nsmallest(20, "rank")
+    prediction = ad.read_h5ad(finished.folder / f"{FOLD}/mean_shift/default/seed0/prediction.h5ad")
+    row = prediction[prediction.obs["perturbation"] == one["perturbation"].iloc[0], top["gene"].astype(str)].X[0]
+    delta = (top["mean"] - top["control_reference"]).to_numpy()
+    delta_hat = row - top["control_input"].to_numpy()
+    expected = 1 - np.sum((delta - delta_hat) ** 2) / np.sum(delta**2)
+    found = scores(finished, "new_context/one/mean_shift/default/seed0")
+    found = found.query("metric == 'r2_topk' and k == '20'").set_index("perturbation")["value"]
+    assert found[one["perturbation"].iloc[0]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_training_reports_lines_and_an_offline_wandb_run(finished):
+    log = (finished.folder / "results/logs/mini/new_context/one/state/tiny/seed0/train.log").read_text()
+    assert "loss" in log
+    assert "step/s" in log
+    chain = finished.folder / f"{FOLD}/state/tiny/seed0"
+    assert list(chain.glob("wandb/offline-run-*/*.wandb"))
+    assert list((finished.folder / f"{FOLD}/mean_shift/default/seed0").glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_one_ablation_is_one_target(finished):
+    target = f"{FOLD}/state/wide/seed0/scores.parquet"
+    ablation = finished.folder / "ablation.yaml"
+    variant = {"set_size": 16, "hidden": 32, "layers": 1, "heads": 2, "mlp_hidden": 32, "max_steps": 10}
+    ablation.write_text(json.dumps({"models": {"state": {"variants": {"wide": variant}}}}))
+    jobs = finished.planned(target, "--cores", "8", "--resources", "gpu=8", more=ablation)
+    assert jobs == {"pair": 1, "train": 1, "predict": 1, "score": 1, "total": 4}
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (f"{FOLD}/stat/tiny/seed0/scores.parquet", "unknown model 'stat'; did you mean 'state'?"),
+        (f"{FOLD}/state/tny/seed0/scores.parquet", "unknown variant 'tny'; did you mean 'tiny'?"),
+        ("results/mini/new_contxt/one/state/tiny/seed0/scores.parquet", "did you mean 'new_context'?"),
+        ("results/mini/new_context/on/state/tiny/seed0/scores.parquet", "unknown fold 'on'; did you mean 'one'?"),
+        ("results/mni/new_context/one/state/tiny/seed0/scores.parquet", "unknown dataset 'mni'; did you mean 'mini'?"),
+        ("results/mini/new_combination/pairs/scgen/tiny/seed0/scores.parquet", "scgen cannot predict combinations"),
+    ],
+)
+def test_an_unknown_target_names_the_known_ones(finished, target, message):
+    done = finished.snakemake("-n", target, check=False)
+    assert done.returncode != 0
+    assert message in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"run": {"modles": ["state"]}}, "run: unknown key 'modles'; did you mean 'models'?"),
+        ({"run": {"models": ["ridge"]}}, "unknown model 'ridge'"),
+        ({"run": {"models": ["state/smal"]}}, "unknown variant 'smal'; did you mean 'small'?"),
+        ({"run": {"datasets": ["../mini"]}}, "becomes part of a path"),
+        ({"datasets": {"a b": {}}}, "becomes part of a path"),
+        ({"evaluation": {"metrics": ["r2_topq"]}}, "unknown value 'r2_topq'; did you mean 'r2_topk'?"),
+        ({"evaluation": {"k": [21]}}, "unknown value '21'"),
+        ({"datasets": {"mini": {"qc": {"min_gene": 3}}}}, "unknown key 'min_gene'; did you mean 'min_genes'?"),
+        ({"datasets": {"mini": {"kind": "count"}}}, "did you mean 'counts'?"),
+        ({"datasets": {"mini": {"splits": {"x": {"type": "kfold"}}}}}, "did you mean 'kfold_cells'?"),
+        ({"models": {"state": {"gpus": 1}}}, "unknown key 'gpus'; did you mean 'gpu'?"),
+    ],
+)
+def test_a_fault_in_the_configuration_is_named_before_anything_runs(finished, override, message):
+    file = finished.folder / "override.yaml"
+    file.write_text(json.dumps(override))
+    done = finished.snakemake("-n", check=False, more=file)
+    assert done.returncode != 0
+    assert message in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "trained"),
+    [
+        ("src/trueshift/models/ridge_control.py", "return self\n", "print()\n        return self\n", {"ridge_control"}),
+        ("src/trueshift/models/ridge_control.py", "    def fit", "    # a comment\n    def fit", set()),
+        ("src/trueshift/evaluation/metrics/topk.py", "import numpy", "import math  # noqa\nimport numpy", set()),
+    ],
+)
+def test_an_edit_replans_the_jobs_it_concerns_and_no_others(finished, file, old, new, trained):
+    path = finished.folder / file
+    original = path.read_text()
+    assert old in original
+    path.write_text(original.replace(old, new))
+    try:
+        jobs = finished.summary()
+    finally:
+        path.write_text(original)
+    due = jobs[jobs["plan"] != "no update"]
+    folders = due.loc[due["rule"] == "train", "output_file"].str.split("/")
+    assert {folder[4] for folder in folders} == trained
+    assert len(due[due["rule"] == "train"]) == 4 * len(trained), "model and cost of each of two folds"
+    assert ("reference" in set(due["rule"])) == ("evaluation" in file)
