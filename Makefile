@@ -7,6 +7,8 @@ PYTHON ?= python3
 CORES ?= $(shell nproc)
 DRIVER := .venv/bin
 TEST := .envs/test/bin
+# pytest inside the environment of a rule
+run_in = "$$($(DRIVER)/python tests/prefix.py $(1))/bin/python" -m pytest
 CONDA := $(DRIVER)/python envs/fallback/venv_conda.py
 
 help:  ## this list
@@ -44,14 +46,10 @@ environments: .venv/installed  ## the environments of all rules, ready to use
 
 test: lint environments  ## lint, then all tests
 	$(TEST)/pytest tests/library tests/scripts
-	for env in baselines torch scvi; do \
-	  "$$($(DRIVER)/python tests/prefix.py $$env)/bin/python" -m pytest tests/models tests/conformance --env $$env; \
-	done
-	$(TEST)/pytest tests/workflow tests/faults
-
-docs: .envs/test/installed  ## the tables of config/README.md and docs/metrics.md, from schema and registry
-	$(TEST)/python workflow/document_config.py
-	PYTHONPATH=src $(TEST)/python workflow/document_metrics.py
+	$(call run_in,baselines) tests/conformance --env baselines
+	$(call run_in,torch) tests/models/torch tests/conformance --env torch
+	$(call run_in,scvi) tests/models/scvi tests/conformance --env scvi
+	$(TEST)/pytest tests/workflow
 
 check-data: .envs/test/installed  ## checks on real data: make check-data DATA=folder
 	TRUESHIFT_DATA="$(realpath $(DATA))" $(TEST)/pytest tests/data

@@ -24,6 +24,7 @@ def resolve(requirements: Path, *options: str) -> list[str]:
 
 
 def main() -> None:
+    """Writes every lock."""
     for requirements in sorted(HERE.glob("requirements/*.in")):
         name = requirements.stem
         if name == "driver":  # installed by pip on whatever Python ≥ 3.11 the user has

@@ -20,16 +20,16 @@ VERSION = "24.7.1"  # the oldest conda that Snakemake accepts as current
 PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?==[A-Za-z0-9.!+_-]+")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The env file asks for something a venv cannot hold."""
 
 
 def parse(file: Path) -> tuple[str, list[str]]:
-    """The Python version and the pins of an env file; raises :class:`Refused` for anything else in it."""
+    """The Python version and the pins of an env file; raises :class:`RefusedError` for anything else in it."""
     content = yaml.safe_load(file.read_text())
     unknown = sorted(set(content) - {"name", "channels", "dependencies"})
     if unknown:
-        raise Refused(f"{file}: key {unknown[0]} is not understood without conda")
+        raise RefusedError(f"{file}: key {unknown[0]} is not understood without conda")
     python, pins = None, []
     for item in content.get("dependencies") or []:
         if isinstance(item, dict) and set(item) == {"pip"}:
@@ -39,12 +39,14 @@ def parse(file: Path) -> tuple[str, list[str]]:
         ):
             python = match[1]
         elif item != "pip":
-            raise Refused(f"{file}: {item} is a conda package; install conda, or find it on PyPI and pin it under pip:")
+            raise RefusedError(
+                f"{file}: {item} is a conda package; install conda, or find it on PyPI and pin it under pip:"
+            )
     if python is None:
-        raise Refused(f"{file}: no python=X.Y among the dependencies")
+        raise RefusedError(f"{file}: no python=X.Y among the dependencies")
     for pin in pins:
         if not PIN.fullmatch(pin):
-            raise Refused(f"{file}: {pin} is not an exact pin (name==version)")
+            raise RefusedError(f"{file}: {pin} is not an exact pin (name==version)")
     return python, pins
 
 
@@ -53,7 +55,7 @@ def uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.exists() else shutil.which("uv")
     if not found:
-        raise Refused("uv is not installed in the driver's environment; run make install")
+        raise RefusedError("uv is not installed in the driver's environment; run make install")
     return found
 
 
@@ -110,13 +112,13 @@ def main(arguments: list[str]) -> None:
         options = parser.parse_args(arguments[2:])
         create(options.file, options.prefix.absolute())
     else:
-        raise Refused(f"conda {' '.join(arguments)}: not understood without conda")
+        raise RefusedError(f"conda {' '.join(arguments)}: not understood without conda")
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except Refused as refused:
+    except RefusedError as refused:
         sys.exit(f"conda (venv fallback): {refused}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"conda (venv fallback): {' '.join(map(str, error.cmd))} failed with status {error.returncode}")

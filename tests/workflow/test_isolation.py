@@ -22,7 +22,8 @@ for name in sys.argv[2].split(","):
 import trueshift.contract
 driver = [name for name in ("snakemake", "pulp", "yte", "uv") if importlib.util.find_spec(name)]
 files = [str(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)]
-json.dump({"prefix": sys.prefix, "base": sys.base_prefix, "path": sys.path, "files": files, "driver": driver}, open(sys.argv[1], "w"))
+seen = {"prefix": sys.prefix, "base": sys.base_prefix, "path": sys.path, "files": files, "driver": driver}
+json.dump(seen, open(sys.argv[1], "w"))
 """
 SNAKEFILE = """
 configfile: "config/config.yaml"

@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 def interval(values: np.ndarray, clusters: np.ndarray, seed: int) -> Interval:
     """The interval of the mean over conditions, ``np.mean(values)``, in which every condition weighs the same.
 
-    ``values`` (n,) are defined scores, one per condition, seeds averaged before (:func:`average_seeds`); ``clusters``
+    ``values`` (n,) are defined scores, one per condition, seeds averaged before; ``clusters``
     (n,) names the held-out unit of each (perturbation, context, donor, …). Conditions of one cluster are not
     independent: clusters are, and the interval is over which clusters were drawn. With m clusters:
 
@@ -52,20 +52,3 @@ def interval(values: np.ndarray, clusters: np.ndarray, seed: int) -> Interval:
     means = (draws @ sums) / (draws @ sizes)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high), "cluster bootstrap")
-
-
-def average_seeds(scores: pd.DataFrame) -> pd.DataFrame:
-    """Averages the seeds of a model: one row per condition × metric × k where ``scores`` has one per seed as well.
-
-    ``scores`` has the columns of ``scores.parquet``. ``value`` becomes the mean over the seeds with a value, their
-    number is in ``n_seeds``; if no seed has one, the value stays NaN and the first reason is kept. ``flags`` has
-    constant_prediction if any seed has it. The column ``seed`` is gone; all other columns are the same for all seeds.
-    """
-    keys = ["dataset", "split", "fold", "model", "variant", "context", "perturbation", "dose", "cluster", "metric", "k"]
-    same = {str(c): (c, "first") for c in scores if c not in [*keys, "seed", "value", "flags"]}
-    groups = scores.groupby(keys, sort=False, observed=True, as_index=False)
-    # between seeds only the last flag, constant_prediction, can differ: the longer text sorts last and has it
-    averaged = groups.agg(value=("value", "mean"), n_seeds=("value", "count"), flags=("flags", "max"), **same)
-    averaged["reason"] = averaged["reason"].mask(averaged["n_seeds"] > 0, "")
-    order = [column for column in scores if column != "seed"]
-    return averaged[[*order, "n_seeds"]]

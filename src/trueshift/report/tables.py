@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import CONDITION, ContractError, read_table
+from trueshift.evaluation.metrics import METRICS
 from trueshift.evaluation.statistics import interval
 
 ALL = "all"
 HEADLINE = "r2_topk"
 HEADLINE_K = "20"
+LOWER_IS_BETTER = [name for name, metric in METRICS.items() if metric.direction == "lower"]
 FLOORS = ("no_change", "mean_shift")
 NO_EFFECT = "no effect"  # as scores.parquet gives the reason
 CONSTANT = "constant_prediction"  # as scores.parquet flags it
@@ -41,7 +43,7 @@ _CUTS: tuple[tuple[str, ...], ...] = ((), ("fold",), ("context",), ("seed",))
 
 
 def topk_r2(scores: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
-    """Means of the top-k metrics with intervals, counts, floor and ceiling, in tidy form.
+    """Means of every metric with intervals, counts, floor and ceiling, in tidy form; r2_topk first.
 
     ``scores`` holds the rows of any number of ``scores.parquet`` files, ``ceilings`` those of ``ceiling.parquet``
     files with the columns dataset, split and fold; it may be empty.
@@ -60,9 +62,9 @@ def topk_r2(scores: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     ``floor`` is the better of no_change and mean_shift on exactly the tests that ``value`` rests on; a baseline that
     lacks one of them does not count. ``ceiling`` is the technical duplicate on those of them that have one; where a
     row rests on a single condition, a duplicate of too few cells to speak for itself does not count. Both are NaN
-    where nothing is left. Every metric here is better when higher.
+    where nothing is left. ``k`` is empty for metrics without one. Better is lower for errors, higher otherwise.
     """
-    rows = _topk_rows(scores)
+    rows = _rows(scores)
     keys = [*_LINE, *[c for c in _TEST if c not in _LINE]]
     averaged = rows.groupby(keys, sort=False, as_index=False).agg(_AVERAGE)
     averaged = _with_references(averaged, ceilings)
@@ -72,24 +74,17 @@ def topk_r2(scores: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     return _ordered(tidy)[TOPK_COLUMNS]
 
 
-def _topk_rows(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of top-k metrics, labels as text."""
+def _rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all metrics, labels as text."""
     columns = [*RUN, *CONDITION, "cluster", "metric", "k", "value", "reason", "flags"]
     _require(scores, columns, "scores")
-    rows = scores.loc[_is_topk(scores["metric"]), columns]
-    if rows.empty:
-        raise ContractError(f"scores: no row of a top-k metric; add {HEADLINE} to evaluation: metrics:")
-    rows = _as_text(rows, [c for c in columns if c != "value"])
+    rows = _as_text(scores[columns], [c for c in columns if c != "value"])
     rows["constant"] = rows.pop("flags").str.split(";").map(lambda flags: CONSTANT in flags) & rows["value"].notna()
     keys = [c for c in rows if c not in ("value", "reason", "constant")]
     if rows.duplicated(keys).any():
         twice = rows.loc[rows.duplicated(keys), keys].iloc[0]
         raise ContractError(f"scores: {' | '.join(twice)} is there twice; give each scores.parquet once")
     return rows
-
-
-def _is_topk(metric: pd.Series) -> pd.Series:
-    return metric.astype(str).str.contains(r"_top(?:k|\d+)$")
 
 
 def _with_references(tests: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +99,7 @@ def _with_references(tests: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFram
     if ceilings.empty:
         return tests.assign(ceiling=np.nan, alone=True)
     _require(ceilings, [*keys, "value", "ceiling_use"], "ceilings")
-    tops = _as_text(ceilings[_is_topk(ceilings["metric"])], keys).groupby(keys, sort=False, as_index=False)
+    tops = _as_text(ceilings, keys).groupby(keys, sort=False, as_index=False)
     duplicate = tops.agg(ceiling=("value", "mean"), use=("ceiling_use", "first"))
     tests = tests.merge(duplicate, on=keys, how="left")
     return tests.assign(alone=tests.pop("use").eq("condition"))
@@ -135,7 +130,8 @@ def _cut(tests: pd.DataFrame, kept: tuple[str, ...]) -> pd.DataFrame:
     whole = table[bars].where(~table[lacks].to_numpy(bool))
     single = table["n_conditions"] == 1
     spoken = conditions[has & conditions["alone"]].groupby(keys)["ceiling"].mean().reindex(table.index)
-    table["floor"] = whole.max(axis=1) if bars else np.nan
+    lower = table.index.get_level_values("metric").isin(LOWER_IS_BETTER)
+    table["floor"] = whole.max(axis=1).where(~lower, whole.min(axis=1)) if bars else np.nan
     table["ceiling"] = table["ceiling"].where(~single, spoken)
     values, clusters = conditions["value"].to_numpy(float), conditions["cluster"].to_numpy(str)
     spans = []

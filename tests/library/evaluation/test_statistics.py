@@ -1,9 +1,8 @@
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from trueshift.evaluation.statistics import average_seeds, interval
+from trueshift.evaluation.statistics import interval
 
 
 def draw(rng: np.random.Generator, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,27 +68,3 @@ def test_ignoring_clusters_would_be_too_narrow() -> None:
 def test_undefined_values_are_refused() -> None:
     with pytest.raises(ValueError, match="undefined"):
         interval(np.array([1.0, np.nan]), np.array(["a", "b"]), 0)
-
-
-def test_seeds_are_averaged_per_condition() -> None:
-    few = "few_controls"
-    rows = [
-        ("P", "0", 0.2, "", few),
-        ("P", "1", 0.6, "", f"{few};constant_prediction"),
-        ("Q", "0", np.nan, "no effect", ""),
-        ("Q", "1", np.nan, "no effect", ""),
-        ("R", "0", np.nan, "constant truth", ""),
-        ("R", "1", 0.5, "", ""),
-    ]
-    scores = pd.DataFrame(rows, columns=["perturbation", "seed", "value", "reason", "flags"]).assign(
-        dataset="d", split="s", fold="1", model="m", variant="v", context="A", dose="1", cluster="c", n_deg=3
-    )
-    scores = scores.assign(metric="r2_topk", k="20")
-    averaged = average_seeds(scores)
-    assert averaged["perturbation"].tolist() == ["P", "Q", "R"]
-    np.testing.assert_allclose(averaged["value"], [0.4, np.nan, 0.5])
-    assert averaged["n_seeds"].tolist() == [2, 0, 1]
-    assert averaged["reason"].tolist() == ["", "no effect", ""]
-    assert averaged["flags"].tolist() == ["few_controls;constant_prediction", "", ""]
-    assert "seed" not in averaged
-    assert averaged["n_deg"].tolist() == [3, 3, 3]
