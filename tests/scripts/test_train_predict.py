@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 def test_train_then_predict(folder):
     done = train(folder, SETTINGS, tracking="offline")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (folder / "run").iterdir()) == ["cost.json", "model"]
+    assert sorted(path.name for path in (folder / "run").iterdir()) == ["cost.json", "model", "wandb"]
     done = predict(folder, SETTINGS)
     assert done.returncode == 0, done.stderr
     query, prediction = read_h5ad(folder / "query.h5ad"), read_h5ad(folder / "prediction.h5ad")

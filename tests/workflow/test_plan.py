@@ -1,0 +1,108 @@
+"""The driver's reading of the configuration: what runs, what is left out, what a job is told."""
+
+import json
+from types import SimpleNamespace
+
+import plan as planning
+import pytest
+import yaml
+from conftest import ROOT
+from plan import Plan, WorkflowError
+
+
+@pytest.fixture
+def config():
+    """The project's configuration, as Snakemake merges it."""
+    merged = {}
+    for name in ("config", "datasets", "models"):
+        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    return merged
+
+
+def wildcards(**names):
+    default = {"dataset": "simulated", "split": "new_context", "fold": "c1", "model": "state", "variant": "small"}
+    return SimpleNamespace(**{**default, "seed": "0", **names})
+
+
+def test_the_floors_always_run(config):
+    config["run"]["models"] = ["additive"]
+    models = {chain.model for chain in Plan(config, ROOT).chains}
+    assert models == {"additive", "no_change", "mean_shift"}
+
+
+def test_deterministic_models_run_one_seed(config):
+    config["run"].update(models=["additive", "state/small"], seeds=[4, 7])
+    chains = [chain for chain in Plan(config, ROOT).chains if chain.split == "new_context"]
+    assert {chain.seed for chain in chains if chain.model == "additive"} == {4}
+    assert {chain.seed for chain in chains if chain.model == "state"} == {4, 7}
+
+
+def test_a_kind_a_model_does_not_read_excludes_it(config):
+    config["datasets"]["simulated"]["kind"] = "signature"
+    plan = Plan(config, ROOT)
+    assert not plan.chains
+    assert {row["reason"] for row in plan.exclusions if row["model"] == "state"} == {
+        "state does not read data of kind signature"
+    }
+
+
+def test_models_that_need_features_are_left_out_where_there_are_none(config):
+    entry = config["datasets"]["simulated"]
+    entry.pop("features")
+    assert json.loads(Plan(config, ROOT).settings(wildcards(model="linear", variant="default")))["params"] == {
+        "features": "target_expression"
+    }
+    entry.pop("targets_measured")
+    reasons = {row["model"]: row["reason"] for row in Plan(config, ROOT).exclusions if row["split"] == "new_context"}
+    assert reasons["linear"] == "linear needs perturbation features; simulated has none"
+    assert "state" not in reasons
+
+
+def test_a_setting_reaches_only_the_stage_that_reads_it(config):
+    before = {stage: Plan(config, ROOT).stage(stage)(wildcards()) for stage in ("import", "qc", "normalize", "genes")}
+    config["datasets"]["simulated"]["qc"]["min_cells"] = 21
+    after = {stage: Plan(config, ROOT).stage(stage)(wildcards()) for stage in before}
+    assert {stage for stage in before if before[stage] != after[stage]} == {"qc"}
+
+
+def test_a_variant_chooses_its_pairs(config):
+    plan = Plan(config, ROOT)
+    assert plan.train_inputs(wildcards())["pairs"] == ["results/simulated/new_context/c1/pairs_S32.npz"]
+    assert plan.train_inputs(wildcards(variant="S256"))["pairs"] == ["results/simulated/new_context/c1/pairs_S256.npz"]
+    assert plan.train_inputs(wildcards(model="additive", variant="default"))["pairs"] == []
+
+
+def test_a_job_never_books_more_memory_than_the_host_has(config, monkeypatch):
+    monkeypatch.setattr(planning, "host_memory_mb", lambda: 1234)
+    assert Plan(config, ROOT).memory_mb(wildcards()) == 1234
+
+
+def test_unknown_names_are_refused_with_the_nearest(config):
+    config["run"]["splits"] = ["new_contxt"]
+    with pytest.raises(WorkflowError, match="did you mean 'new_context'"):
+        Plan(config, ROOT)
+
+
+def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):
+    package = tmp_path / "src/trueshift/models"
+    package.mkdir(parents=True)
+    (tmp_path / "workflow/scripts").mkdir(parents=True)
+    (tmp_path / "workflow/scripts/train.py").write_text("from trueshift.models.base import build\n")
+    base, one, two = (package / f"{name}.py" for name in ("base", "one", "two"))
+    base.write_text("build = 1\n")
+    one.write_text('"""Words."""\nfrom trueshift.models.two import x\n')
+    two.write_text("x = 1\n")
+    config["run"]["models"] = []
+    config["models"]["one"] = {**config["models"]["additive"], "class": "trueshift.models.one.One"}
+
+    def code():
+        return Plan(config, tmp_path).model_code("train")(wildcards(model="one"))
+
+    first = code()
+    one.write_text('"""Other words."""\n# a comment\nfrom trueshift.models.two import x\n')
+    assert code() == first
+    two.write_text("x = 2\n")
+    second = code()
+    assert second != first
+    base.write_text("build = 2\n")
+    assert code() not in (first, second)
