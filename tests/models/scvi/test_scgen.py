@@ -146,8 +146,7 @@ values = {name}(seed=4, **json.loads({json.dumps(settings)!r})).fit(train).predi
 assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()), "state changed"
 print(values.tobytes().hex())
 """
-    source = str(Path(__file__).parents[2] / "src")
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     how = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = [subprocess.Popen([sys.executable, "-c", code], **how) for _ in range(2)]
     outputs = [process.communicate() for process in started]
