@@ -113,10 +113,10 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Reads what :func:`write_table` wrote; in CSV, empty fields of text columns stay empty text."""
+    """Reads what :func:`write_table` wrote; empty fields of a CSV become NaN."""
     if not Path(path).exists():
         raise ContractError(f"{path}: no such file")
-    return pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, keep_default_na=True)
+    return pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path)
 
 
 def write_json(value: Any, path: str | Path) -> None:

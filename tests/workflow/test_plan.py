@@ -3,10 +3,11 @@
 import json
 from types import SimpleNamespace
 
-import plan as planning
 import pytest
 import yaml
 from conftest import ROOT
+
+import plan as planning
 from plan import Plan, WorkflowError
 
 

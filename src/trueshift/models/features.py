@@ -3,7 +3,7 @@
 A combination has the sum of the features of its components. A component without features is an error, never zero.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import anndata as ad
@@ -79,6 +79,15 @@ class Features:
             raise ContractError(f"perturbation features {name}: {twice} has two rows; keep one")
         return cls(name, names, values)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What :meth:`of_arrays` makes these features of again; for saving without pickled parts."""
+        return {"source": np.array(self.source), "names": self.names, "values": self.values}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Features":
+        """Features from saved arrays, other arrays among them ignored."""
+        return cls(str(arrays["source"]), arrays["names"], arrays["values"])
+
     def of(self, perturbations: Iterable[str]) -> np.ndarray:
         """Sums of component features, shape (P, F), float64; zero for ``control``, which has no component."""
         row_of = {name: row for row, name in enumerate(self.names.tolist())}
@@ -103,13 +112,3 @@ class Features:
             f"perturbation {component} has no row in perturbation features {self.source}; add it to the table, "
             "or leave the perturbation out of the dataset"
         )
-
-
-def perturbation_features(
-    adata: ad.AnnData, perturbations: Iterable[str], name: str | None = None, rank: int = 10
-) -> np.ndarray:
-    """Features of perturbations, shape (P, F), float64; see :meth:`Features.read` for ``name``.
-
-    Raises :class:`ContractError` naming the perturbation that has none.
-    """
-    return Features.read(adata, name, rank).of(perturbations)

@@ -63,9 +63,7 @@ class KnnFeatures(ArrayModel):
         self.state = {
             "features": _nonzero(known.of(trained), trained, known.source),
             "deltas": np.stack([seen.deltas[perturbation == name].mean(axis=0) for name in trained]),
-            "source": np.array(known.source),
-            "names": known.names,
-            "values": known.values,
+            **known.arrays(),
         }
         return self
 
@@ -73,7 +71,7 @@ class KnnFeatures(ArrayModel):
         """One profile per asked condition."""
         state = self.state
         wanted = asked(query)["perturbation"].astype(str).to_numpy(str)
-        known = Features(str(state["source"]), state["names"], state["values"])
+        known = Features.of_arrays(state)
         distance = distances(_nonzero(known.of(wanted), wanted, known.source), state["features"], self.metric)
         nearest = np.argsort(distance, axis=1, kind="stable")[:, : self.k]
         near = np.take_along_axis(distance, nearest, axis=1)

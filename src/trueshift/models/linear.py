@@ -48,15 +48,13 @@ class Linear(ArrayModel):
             "b": b,
             "G": G,
             "W": W,
-            "source": np.array(known.source),
-            "names": known.names,
-            "values": known.values,
+            **known.arrays(),
         }
         return self
 
     def predict(self, query: ad.AnnData) -> ad.AnnData:
         """One profile per asked condition."""
         state = self.state
-        known = Features(str(state["source"]), state["names"], state["values"])
+        known = Features.of_arrays(state)
         P = known.of(asked(query)["perturbation"].astype(str))
         return make_prediction(query, query_controls(query) + state["b"] + P @ state["W"].T @ state["G"].T)

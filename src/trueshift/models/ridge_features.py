@@ -80,15 +80,13 @@ class RidgeFeatures(ArrayModel):
             "centre": X.mean(axis=0),
             "coefficients": coefficients,
             "alpha": np.array(self.alphas[chosen]),
-            "source": np.array(known.source),
-            "names": known.names,
-            "values": known.values,
+            **known.arrays(),
         }
         return self
 
     def predict(self, query: ad.AnnData) -> ad.AnnData:
         """One profile per asked condition."""
         state = self.state
-        X = Features(str(state["source"]), state["names"], state["values"]).of(asked(query)["perturbation"].astype(str))
+        X = Features.of_arrays(state).of(asked(query)["perturbation"].astype(str))
         delta = state["shift"] + (X - state["centre"]) @ state["coefficients"]
         return make_prediction(query, query_controls(query) + delta)

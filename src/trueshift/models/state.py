@@ -375,7 +375,7 @@ class State(Model):
         torch.save(self.network.cpu().state_dict(), Path(folder, "weights.pt"))
         write_json(self.facts, Path(folder, "model.json"))
         if self.known is not None:
-            np.savez(Path(folder, "features.npz"), **vars(self.known))
+            np.savez(Path(folder, "features.npz"), **self.known.arrays())
 
     def load(self, folder: Path) -> Self:
         """Reads what :meth:`save` wrote; nothing is unpickled but tensors."""
@@ -383,7 +383,7 @@ class State(Model):
         self.known = None
         if self.perturbation_encoder == "features":
             with np.load(Path(folder, "features.npz"), allow_pickle=False) as file:
-                self.known = Features(str(file["source"]), file["names"], file["values"])
+                self.known = Features.of_arrays(dict(file))
         self.network = self._make_network()
         weights = torch.load(Path(folder, "weights.pt"), map_location="cpu", weights_only=True)
         try:

@@ -15,7 +15,7 @@ from trueshift.contract import ContractError
 from trueshift.models.additive import Additive
 from trueshift.models.base import centroids
 from trueshift.models.condition_mean import ConditionMean
-from trueshift.models.features import gene_embedding, perturbation_features
+from trueshift.models.features import Features, gene_embedding
 from trueshift.models.knn_features import KnnFeatures, distances
 from trueshift.models.linear import Linear, solve_bilinear
 from trueshift.models.mean_shift import MeanShift
@@ -24,6 +24,11 @@ from trueshift.models.perturbation_mean import PerturbationMean
 from trueshift.models.ridge_control import RidgeControl
 from trueshift.models.ridge_features import ALPHAS, RidgeFeatures, ridge_path
 from trueshift.models.train_mean import TrainMean
+
+
+def perturbation_features(adata, perturbations, name=None, rank=10):
+    return Features.read(adata, name, rank).of(perturbations)
+
 
 # control means: a (2, 1), b (0, 4); δ: a/A (2, 1), a/B (0, −1), b/A (1, 0)
 TWO_CONTEXTS = cells(
