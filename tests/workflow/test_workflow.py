@@ -170,3 +170,24 @@ def test_an_edit_replans_the_jobs_it_concerns_and_no_others(finished, file, old,
     assert {folder[4] for folder in folders} == trained
     assert len(due[due["rule"] == "train"]) == 4 * len(trained), "model and cost of each of two folds"
     assert ("reference" in set(due["rule"])) == ("evaluation" in file)
+
+
+def test_a_fault_in_the_data_stops_before_training_and_leaves_nothing(finished):
+    entry = {
+        "kind": "counts",
+        "source": {"format": "table", "expression": "{data}/x.csv", "metadata": "{data}/cells.csv", "cell_column": "id"},
+        "columns": {"perturbation": {"from": "drug", "control": "DMSO"}, "context": "line"},
+        "splits": {"each": {"type": "zero_shot_context", "folds": {"A": "A"}}},
+    }
+    data = finished.folder / "data"
+    data.mkdir(exist_ok=True)
+    (data / "x.csv").write_text("id,G1,G2\na,1,2\nb,3,4\n")
+    (data / "cells.csv").write_text("id,drugs,line\na,DMSO,A\nb,X,A\n")
+    file = finished.folder / "bad.yaml"
+    file.write_text(json.dumps({"datasets": {"bad": entry}}))
+    target = "results/bad/each/A/mean_shift/default/seed0/scores.parquet"
+    done = finished.snakemake(target, "--cores", "2", check=False, more=file)
+    assert done.returncode != 0
+    assert "drug" in done.stdout
+    assert "did you mean 'drugs'" in done.stdout
+    assert not list((finished.folder / "results").glob("bad/**/*.h5ad"))

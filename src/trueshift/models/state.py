@@ -375,7 +375,7 @@ class State(Model):
         torch.save(self.network.cpu().state_dict(), Path(folder, "weights.pt"))
         write_json(self.facts, Path(folder, "model.json"))
         if self.known is not None:
-            np.savez(Path(folder, "features.npz"), **self.known.arrays())
+            np.savez(Path(folder, "features.npz"), **self.known.arrays())  # type: ignore[arg-type]
 
     def load(self, folder: Path) -> Self:
         """Reads what :meth:`save` wrote; nothing is unpickled but tensors."""
