@@ -20,8 +20,7 @@ install: .venv/installed  ## the driver: Snakemake and uv in .venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
 	rm -rf .venv
 	$(PYTHON) -m venv .venv || { echo "error: $(PYTHON) has no venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	$(DRIVER)/pip install --quiet --disable-pip-version-check $$(grep '^uv==' envs/driver.txt)
-	$(DRIVER)/uv pip install --quiet --compile-bytecode --python $(DRIVER)/python -r envs/driver.txt
+	$(DRIVER)/pip install --quiet --disable-pip-version-check -r envs/driver.txt
 	touch $@
 
 .envs/test/installed: envs/test.yaml | .venv/installed

@@ -60,9 +60,14 @@ def uv() -> str:
 
 
 def uv_environment() -> dict[str, str]:
-    """The environment for uv, which does not read pip's own settings: mirrors and local wheels are passed on."""
+    """The environment for uv, which does not read pip's own settings: mirror, local wheels and certificates are passed on."""
     environment = dict(os.environ)
-    for setting, variable, separator in (("find-links", "UV_FIND_LINKS", ","), ("index-url", "UV_DEFAULT_INDEX", " ")):
+    passed = (
+        ("find-links", "UV_FIND_LINKS", ","),
+        ("index-url", "UV_DEFAULT_INDEX", " "),
+        ("cert", "SSL_CERT_FILE", " "),
+    )
+    for setting, variable, separator in passed:
         value = os.environ.get("PIP_" + setting.upper().replace("-", "_"))
         if value is None:
             command = [sys.executable, "-m", "pip", "config", "get", f"global.{setting}"]

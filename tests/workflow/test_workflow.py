@@ -175,7 +175,12 @@ def test_an_edit_replans_the_jobs_it_concerns_and_no_others(finished, file, old,
 def test_a_fault_in_the_data_stops_before_training_and_leaves_nothing(finished):
     entry = {
         "kind": "counts",
-        "source": {"format": "table", "expression": "{data}/x.csv", "metadata": "{data}/cells.csv", "cell_column": "id"},
+        "source": {
+            "format": "table",
+            "expression": "{data}/x.csv",
+            "metadata": "{data}/cells.csv",
+            "cell_column": "id",
+        },
         "columns": {"perturbation": {"from": "drug", "control": "DMSO"}, "context": "line"},
         "splits": {"each": {"type": "zero_shot_context", "folds": {"A": "A"}}},
     }
