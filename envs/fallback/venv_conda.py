@@ -60,7 +60,7 @@ def uv() -> str:
 
 
 def uv_environment() -> dict[str, str]:
-    """The environment for uv, which does not read pip's own settings: mirror, local wheels and certificates are passed on."""
+    """The environment for uv, which does not read pip's own settings: they are passed on."""
     environment = dict(os.environ)
     passed = (
         ("find-links", "UV_FIND_LINKS", ","),
