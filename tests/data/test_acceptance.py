@@ -18,11 +18,14 @@ import pytest
 from trueshift.contract import condition_codes
 from trueshift.data.preprocess import normalize
 from trueshift.data.sources import load
-from trueshift.evaluation.calibration import score_duplicate
+from trueshift.evaluation.duplicates import ceiling
+from trueshift.evaluation.halves import halve
 from trueshift.evaluation.metrics import Pair
+from trueshift.evaluation.metrics.errors import rmse
 from trueshift.evaluation.metrics.topk import pearson2_topk
-from trueshift.evaluation.reference import Truth, truth_statistics
+from trueshift.evaluation.reference import TestCells, truth_statistics
 from trueshift.evaluation.scoring import score
+from trueshift.evaluation.truth import Truth
 from trueshift.models.mean_shift import MeanShift
 from trueshift.models.no_change import NoChange
 
@@ -73,10 +76,17 @@ class Held:
         self.cells = data[inside].copy()
         self.query.uns["conditions"] = self.cells.uns["conditions"] = table
         self.in_a = (even & ~control)[inside]
-        self.truth: Truth = truth_statistics(self.cells[~self.in_a])
+        self.half_b = self.cells[~self.in_a].copy()
+        self.truth: Truth = truth_statistics(self.half_b)
 
-    def duplicate(self) -> pd.DataFrame:
-        return score_duplicate(self.cells, self.truth.conditions, self.in_a, METRICS)
+    def duplicate(self, settings: dict[str, Any] = METRICS) -> pd.DataFrame:
+        whole = truth_statistics(self.cells)
+        everything = np.arange(len(whole.conditions))
+        sides = halve(TestCells(self.cells), whole, self.in_a[None], everything)
+        return ceiling(whole, *sides, settings)
+
+    def score(self, prediction: ad.AnnData, settings: dict[str, Any] = METRICS) -> pd.DataFrame:
+        return score(prediction, self.half_b, self.truth, settings)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +109,7 @@ def value(scores: pd.DataFrame, metric: str) -> float:
 
 
 def mean_shift(held: Held) -> pd.DataFrame:
-    return score(MeanShift().fit(held.train).predict(held.query), held.truth, METRICS)
+    return held.score(MeanShift().fit(held.train).predict(held.query))
 
 
 def test_kang_isg15(kang: ad.AnnData) -> None:
@@ -125,10 +135,18 @@ def test_kang_mean_of_five(held: dict[str, Held]) -> None:
 
 
 def test_kang_no_change_explodes_in_the_centred_form_only(held: dict[str, Held]) -> None:
-    frames = [score(NoChange().fit(h.train).predict(h.query), h.truth, METRICS) for h in held.values()]
+    frames = [h.score(NoChange().fit(h.train).predict(h.query)) for h in held.values()]
     scores = pd.concat(frames)
     assert value(scores, "r2_topk") == pytest.approx(0, abs=1e-6)
     assert value(scores, "r2_centered_topk") == pytest.approx(-7.97, abs=5e-3)
+
+
+def test_kang_distances_between_cells_on_cd14(held: dict[str, Held]) -> None:
+    h, cells = held[CD14], {"metrics": ["e_distance", "mmd2"]}
+    still = h.score(NoChange().fit(h.train).predict(h.query), cells)
+    assert value(still, "e_distance") == pytest.approx(12.1167, abs=5e-5)
+    assert value(still, "mmd2") == pytest.approx(0.1694, abs=5e-5)
+    assert value(h.duplicate(cells), "e_distance") == pytest.approx(0.0783, abs=5e-5)
 
 
 def test_glioma_has_no_detectable_effect(glioma: Held) -> None:
@@ -141,9 +159,31 @@ def test_glioma_no_change_wins_with_a_shared_reference_and_not_with_ours(glioma:
     shared = Pair.of(truth.mean, prediction.X, truth.control_reference, truth.control_reference, truth.order)
     assert pearson2_topk(shared, 20).value.mean() == pytest.approx(0.4524, abs=5e-5)
 
-    scores = score(prediction, truth, METRICS)
+    scores = glioma.score(prediction)
     ours = scores[scores["metric"] == "pearson2_topk"]
     assert (ours["value"] == 0).all()
     assert ours["flags"].str.contains("constant_prediction").all()
     assert (scores.loc[scores["metric"] == "r2_topk", "reason"] == "no effect").all()
     assert value(glioma.duplicate(), "pearson2_topk") == pytest.approx(0.08, abs=5e-3)
+
+
+def test_openproblems_mean_rowwise_error() -> None:
+    """MRRMSE is the mean of ``rmse``: rank scores of B and Myeloid cells, drugs that these were not trained on."""
+    folder = Path(str(FOLDER)) / "op3_ranks"
+    table = pd.read_parquet(folder / "derived_neurips2023_ranks.parquet")
+    asked = pd.MultiIndex.from_frame(pd.read_csv(folder / "id_map.csv")[["cell_type", "sm_name"]])
+    test = pd.MultiIndex.from_frame(table[["cell_type", "sm_name"]]).isin(asked)
+    signature = 1 - 2 * (table.drop(columns=["cell_type", "sm_name"]) - 1) / 6348
+
+    def mean_by(column: str) -> np.ndarray:
+        means = signature[~test].groupby(table.loc[~test, column]).mean()
+        return means.loc[table.loc[test, column]].to_numpy()
+
+    cell, compound = mean_by("cell_type"), mean_by("sm_name")
+    truth = signature[test].to_numpy()
+    zeros, order = np.zeros_like(truth), np.tile(np.arange(truth.shape[1]), (len(truth), 1))
+    found = [
+        rmse(Pair.of(truth, x_hat, zeros, zeros, order)).value.mean()
+        for x_hat in (zeros, cell, compound, 0.3 * compound + 0.5 * cell)
+    ]
+    assert found == pytest.approx([0.577, 0.566, 0.638, 0.547], abs=5e-4)

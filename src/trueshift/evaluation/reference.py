@@ -6,112 +6,129 @@ control cell enters both sides. What is counted against the limits below is all 
 reference together.
 """
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from trueshift.contract import CONDITION, ContractError, asked, dense, metadata, read_table, write_table
+from trueshift.contract import CONDITION, ContractError, asked, column_means, condition_codes, dense, metadata
+from trueshift.evaluation import cells as distances
+from trueshift.evaluation.truth import FDR, Truth
 from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon
 
 FEW_CONTROLS = 100  # below: flag few_controls
 MIN_CONTROLS = 40  # below: flag too_few_controls, and every score that needs controls is undefined
-FDR = 0.05
-CONDITION_COLUMNS = [*CONDITION, "modality", "cluster", "n_cells", "n_control_input", "n_control_reference"]
-CONDITION_COLUMNS += ["n_controls", "n_deg", "n_seen", "flags"]
-_TEXT = [*CONDITION, "modality", "cluster", "flags"]
+HALVES = ("control_input", "control_reference")
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What is true of C tested conditions and G genes; the arrays have shape (C, G).
-
-    ``conditions`` has one row per condition (:data:`CONDITION_COLUMNS`), in the order asked:
-    ``cluster`` is its value of the unit that the split holds out; ``n_cells`` its test cells; ``n_control_input``,
-    ``n_control_reference`` and their sum ``n_controls`` the controls of its context; ``n_deg`` the genes with adjusted
-    p < .05, missing where no test is possible; ``n_seen`` how many components of the perturbation the model has seen;
-    ``flags`` names joined by ``;``: few_controls (40-99 controls), too_few_controls (< 40, or one half empty),
-    one_profile (a single cell or profile: no test, genes in the order of |x − c_ref|).
-    """
-
-    conditions: pd.DataFrame
-    genes: np.ndarray
-    """Names, shape (G,)."""
-    mean: np.ndarray
-    """x: mean of the test cells, on the scale of X (mean log1p for single cells), float32."""
-    control_input: np.ndarray
-    """c_in: mean of the input controls of the context, float32; NaN if there are none."""
-    control_reference: np.ndarray
-    """c_ref: mean of the reference controls of the context, float32; NaN if there are none."""
-    z: np.ndarray
-    """Rank-sum statistic against the reference controls, positive where higher than in controls, float32."""
-    p_value: np.ndarray
-    """Its two-sided p, float64; NaN where no test is possible."""
-    p_adjusted: np.ndarray
-    """Benjamini-Hochberg over the genes of the condition, float64."""
-    order: np.ndarray
-    """Gene positions, most differentially expressed first, int32. See :func:`de_order`."""
-
-    @property
-    def controls_suffice(self) -> np.ndarray:
-        """Whether scores that need controls are defined, shape (C,)."""
-        return ~self.conditions["flags"].str.split(";").map(lambda flags: "too_few_controls" in flags).to_numpy(bool)
-
-
-_ARRAYS = [field.name for field in fields(Truth)][2:]
-_STORED = [name for name in _ARRAYS if name != "order"]  # order is stored as the rank of each gene
-
-
-def truth_statistics(truth: ad.AnnData) -> Truth:
-    """Everything that scoring needs to know of ``truth.h5ad``.
+def truth_statistics(truth: ad.AnnData, train: ad.AnnData | None = None) -> Truth:
+    """Everything that scoring needs to know of ``truth.h5ad``, and the mean effects of ``train.h5ad`` if given.
 
     ``truth`` has rows of role test, control_reference and control_input, ``uns["conditions"]`` (see
     :func:`trueshift.contract.asked`) and ``uns["trueshift"]["cluster"]``, the obs column that the split holds out.
     Raises :class:`ContractError` if conditions and test cells do not match or if a condition lies in two clusters.
     """
     table = asked(truth)
-    role = truth.obs["role"].astype(str).to_numpy()
-    test = np.flatnonzero(role == "test")
-    codes = condition_rows(truth.obs.iloc[test], table, "truth")
-    context = truth.obs["context"].astype(str).to_numpy()
+    test = TestCells(truth)
     n, n_genes = len(table), truth.n_vars
-    matrix = truth.X  # of a view: sliced anew by every look
-    matrix = matrix.tocsr() if sparse.issparse(matrix) else np.asarray(matrix)
-
-    mean = pseudobulks(matrix[test], codes, n)
-    control = {half: np.full((n, n_genes), np.nan) for half in ("control_input", "control_reference")}
-    n_control = {half: np.zeros(n, dtype=np.int32) for half in control}
-    z, p, p_adjusted = (np.full((n, n_genes), np.nan) for _ in range(3))
+    mean = pseudobulks(test.matrix[test.rows], test.codes, n)
+    control = {half: np.full((n, n_genes), np.nan) for half in HALVES}
+    n_control = {half: np.zeros(n, dtype=np.int32) for half in HALVES}
+    z, p, p_adjusted, variance = (np.full((n, n_genes), np.nan) for _ in range(4))
+    pairs = np.full((3, n), np.nan)  # bandwidth, mean distance and mean kernel within
     for name, members in table.groupby(table["context"].astype(str)).indices.items():
-        rows = {half: np.flatnonzero((role == half) & (context == name)) for half in control}
+        rows = {half: test.controls(str(name), half) for half in HALVES}
         for half, cells in rows.items():
             n_control[half][members] = len(cells)
             if len(cells):
-                control[half][members] = pseudobulks(matrix[cells], np.zeros(len(cells), dtype=np.int64), 1)
-        if _too_few(n_control)[members].any():
-            continue
-        controls = SortedCells.of(dense(matrix[rows["control_reference"]]))
+                control[half][members] = column_means(test.matrix, cells)
+        testable = not _too_few(n_control)[members].any()
+        reference = SortedCells.of(test.dense(rows["control_reference"])) if testable else None
         for i in members:
-            cells = test[codes == i]
+            cells = test.dense(test.of(i))
             if len(cells) > 1:
-                z[i], p[i] = wilcoxon(dense(matrix[cells]), controls)
-                p_adjusted[i] = adjust(p[i])
-    conditions = _conditions(truth, table, test, codes, n_control, p_adjusted)
+                variance[i] = cells.var(axis=0, ddof=1, dtype=np.float64)
+                pairs[:, i] = distances.pairs_of(cells)
+                if reference is not None:
+                    z[i], p[i] = wilcoxon(cells, reference)
+                    p_adjusted[i] = adjust(p[i])
+    conditions = _conditions(truth, table, test, n_control, p_adjusted)
+    conditions["bandwidth"], conditions["distance_within"], conditions["kernel_within"] = pairs
+    centre, delta = training_means(train, table["context"].astype(str), n_genes)
     return Truth(
         conditions=conditions,
         genes=truth.var_names.to_numpy(dtype=object),
         mean=mean.astype(np.float32),
+        variance=variance.astype(np.float32),
         control_input=control["control_input"].astype(np.float32),
         control_reference=control["control_reference"].astype(np.float32),
+        train_centre=centre.astype(np.float32),
+        train_delta=delta.astype(np.float32),
         z=z.astype(np.float32),
         p_value=p,
         p_adjusted=p_adjusted,
         order=de_order(p_adjusted, mean - control["control_reference"], truth.var_names.to_numpy(dtype=str)),
     )
+
+
+class TestCells:
+    """The rows of ``truth.h5ad`` by condition and role."""
+
+    __test__ = False  # no test class, whatever its name
+
+    def __init__(self, truth: ad.AnnData) -> None:
+        self.role = truth.obs["role"].astype(str).to_numpy()
+        self.context = truth.obs["context"].astype(str).to_numpy()
+        self.rows = np.flatnonzero(self.role == "test")
+        self.codes = condition_rows(truth.obs.iloc[self.rows], asked(truth), "truth")
+        matrix = truth.X  # of a view: sliced anew by every look
+        self.matrix = matrix.tocsr() if sparse.issparse(matrix) else np.asarray(matrix)
+        order = np.argsort(self.codes, kind="stable")
+        self._blocks = np.split(self.rows[order], np.cumsum(np.bincount(self.codes))[:-1])
+
+    def of(self, condition: SupportsIndex) -> np.ndarray:
+        """The rows of the test cells of a condition, in file order."""
+        return self._blocks[condition.__index__()]
+
+    def controls(self, context: str, half: str) -> np.ndarray:
+        """The rows of one half of the controls of a context."""
+        return np.flatnonzero((self.role == half) & (self.context == context))
+
+    def dense(self, rows: np.ndarray) -> np.ndarray:
+        """The expression of some rows, float32."""
+        return dense(self.matrix[rows])
+
+    def cells(self, condition: SupportsIndex) -> np.ndarray:
+        """The expression of the test cells of a condition, (n, G), float32."""
+        return self.dense(self.of(condition))
+
+
+def training_means(train: ad.AnnData | None, contexts: pd.Series, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """μ_c and δ̄ for each of C conditions, given by their ``contexts``: two arrays (C, G).
+
+    μ_c is the mean over the perturbed training conditions of the context of their centroids, NaN where there are
+    none; δ̄ the mean over all perturbed training conditions of (centroid − mean training control of its context), in
+    all rows the same. Every condition weighs the same.
+    """
+    none = np.full((len(contexts), n_genes), np.nan)
+    if train is None:
+        return none, none
+    control = train.obs["is_control"].to_numpy(bool)
+    context = train.obs["context"].astype(str).to_numpy()
+    table, codes = condition_codes(train.obs[~control])
+    centroids = pseudobulks(train.X[~control], codes, len(table))
+    effects = []
+    centre = none.copy()
+    for name, members in table.groupby(table["context"].astype(str)).indices.items():
+        given = np.flatnonzero(control & (context == name))
+        if not len(given):
+            raise ContractError(f"train: context {name} has perturbed cells but no control cells to compare them with")
+        baseline = column_means(train.X, given)
+        effects.append(centroids[members] - baseline)
+        centre[(contexts == name).to_numpy()] = centroids[members].mean(axis=0)
+    return centre, np.tile(np.concatenate(effects).mean(axis=0), (len(contexts), 1))
 
 
 def de_order(p_adjusted: np.ndarray, difference: np.ndarray, genes: np.ndarray) -> np.ndarray:
@@ -157,12 +174,11 @@ def _too_few(n_control: dict[str, np.ndarray]) -> np.ndarray:
 def _conditions(
     truth: ad.AnnData,
     table: pd.DataFrame,
-    test: np.ndarray,
-    codes: np.ndarray,
+    test: TestCells,
     n_control: dict[str, np.ndarray],
     p_adjusted: np.ndarray,
 ) -> pd.DataFrame:
-    n_cells = np.bincount(codes, minlength=len(table))
+    n_cells = np.bincount(test.codes, minlength=len(table))
     n_controls = n_control["control_input"] + n_control["control_reference"]
     too_few = _too_few(n_control)
     few = ~too_few & (n_controls < FEW_CONTROLS)
@@ -172,7 +188,7 @@ def _conditions(
     n_deg[~tested] = pd.NA
     conditions = table[[*CONDITION, "modality"]].astype(str)
     return conditions.assign(
-        cluster=_clusters(truth, table, test, codes),
+        cluster=_clusters(truth, table, test),
         n_cells=n_cells.astype(np.int32),
         n_control_input=n_control["control_input"],
         n_control_reference=n_control["control_reference"],
@@ -183,12 +199,13 @@ def _conditions(
     )
 
 
-def _clusters(truth: ad.AnnData, table: pd.DataFrame, test: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _clusters(truth: ad.AnnData, table: pd.DataFrame, test: TestCells) -> np.ndarray:
     """The one value of the held-out unit that the test cells of each condition share."""
     column = metadata(truth).get("cluster")
     if column not in truth.obs:
         raise ContractError(f"truth: uns['trueshift']['cluster'] is {column}, which is no column of obs; set cluster:")
-    values = pd.Series(truth.obs[column].astype(str).to_numpy()[test]).groupby(codes).agg(["first", "nunique"])
+    names = pd.Series(truth.obs[column].astype(str).to_numpy()[test.rows])
+    values = names.groupby(test.codes).agg(["first", "nunique"])
     mixed = np.flatnonzero(values["nunique"] > 1)
     if len(mixed):
         name = " | ".join(table[CONDITION].astype(str).iloc[mixed[0]])
@@ -197,60 +214,3 @@ def _clusters(truth: ad.AnnData, table: pd.DataFrame, test: np.ndarray, codes: n
             "cluster; in the split, set cluster: perturbation or context"
         )
     return values["first"].to_numpy()
-
-
-# --- the file -----------------------------------------------------------------------------------------
-
-
-def to_table(truth: Truth) -> pd.DataFrame:
-    """The long form: one row per condition × gene, conditions and genes in their order.
-
-    Columns: those of ``conditions``, repeated (text as categories), then gene, mean, control_input, control_reference,
-    z, p_value, p_adjusted and rank (int32, 1 = most differentially expressed).
-    """
-    n, n_genes = truth.order.shape
-    text = [column for column in truth.conditions if column in _TEXT]
-    table = truth.conditions.astype(dict.fromkeys(text, "category")).iloc[np.repeat(np.arange(n), n_genes)]
-    table["gene"] = pd.Categorical.from_codes(np.tile(np.arange(n_genes, dtype=np.int32), n), pd.Index(truth.genes))
-    for name in _STORED:
-        table[name] = getattr(truth, name).ravel()
-    table["rank"] = (np.argsort(truth.order, axis=1) + 1).astype(np.int32).ravel()
-    return table.reset_index(drop=True)
-
-
-def from_table(table: pd.DataFrame) -> Truth:
-    """Undoes :func:`to_table` exactly."""
-    n_genes = table["gene"].nunique()
-    shape = (len(table) // n_genes, n_genes)
-    rank = table["rank"].to_numpy().reshape(shape)
-    return Truth(
-        conditions=_plain(table.iloc[::n_genes][[c for c in table if c not in ("gene", "rank", *_STORED)]]),
-        genes=table["gene"].iloc[:n_genes].to_numpy(dtype=object),
-        order=np.argsort(rank, axis=1).astype(np.int32),
-        **{name: table[name].to_numpy().reshape(shape) for name in _STORED},
-    )
-
-
-def _plain(conditions: pd.DataFrame) -> pd.DataFrame:
-    return conditions.astype({c: object for c in conditions if c in _TEXT}).reset_index(drop=True)
-
-
-def write_truth(truth: Truth, path: str | Path) -> None:
-    """Writes ``truth_stats.parquet``."""
-    write_table(to_table(truth), path)
-
-
-def read_truth(path: str | Path) -> Truth:
-    """Reads ``truth_stats.parquet``."""
-    table = read_table(path)
-    missing = [c for c in [*CONDITION_COLUMNS, "gene", "rank", *_STORED] if c not in table]
-    if missing:
-        raise ContractError(f"{path}: the column {missing[0]} is missing; make the file again with this version")
-    return from_table(table)
-
-
-def read_conditions(path: str | Path) -> pd.DataFrame:
-    """Only the table of conditions of ``truth_stats.parquet``, without reading the genes."""
-    if not Path(path).exists():
-        raise ContractError(f"{path}: no such file")
-    return _plain(pd.read_parquet(path, columns=CONDITION_COLUMNS, filters=[("rank", "==", 1)]))

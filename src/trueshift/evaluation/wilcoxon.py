@@ -1,8 +1,9 @@
-"""The rank-sum test of many genes at once: truth cells against controls.
+"""The rank-sum test of many genes at once: cells of a condition, and any parts of them, against controls.
 
 Wilcoxon, Biometrics Bulletin 1945; Mann & Whitney, Ann. Math. Stat. 1947. Normal approximation, variance corrected
-for ties, no continuity correction. The controls of a context are sorted once and searched by all its conditions, and
-a run of equal values (the zeros of sparse data) is searched once; nothing is ranked again for each condition.
+for ties, no continuity correction. The controls of a context are sorted once and searched by all its conditions. A
+cell's place among the controls does not depend on which other cells are tested with it, so the halves of a condition
+are tested together: U is a sum over cells, and only runs of equal values are counted anew.
 """
 
 from dataclasses import dataclass
@@ -10,62 +11,133 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
+_BLOCK = 2**21  # values that are placed at a time: bounds memory for conditions of many cells
+
 
 @dataclass(frozen=True)
 class SortedCells:
-    """Cells sorted within each gene: ``values`` (G, N), and ``ties`` (G,), the sum of t³ − t over equal values."""
+    """Cells sorted within each gene.
+
+    ``values`` (G, N); ``length`` (G, N), at the first of equal values how many there are, undefined elsewhere;
+    ``ties`` (G,), the sum of t³ − t over runs of t equal values.
+    """
 
     values: np.ndarray
+    length: np.ndarray
     ties: np.ndarray
 
     @classmethod
     def of(cls, cells: np.ndarray) -> "SortedCells":
-        """Sorts ``cells``, shape (N, G)."""
+        """Sorts ``cells``, shape (N, G), N ≥ 1."""
         values = np.sort(np.ascontiguousarray(cells.T), axis=1)
-        _, length, first = _runs(values)
-        return cls(values, np.add.reduceat(_cubic(length), first))
+        start = _starts(values)
+        runs = np.diff(start, append=values.size)
+        length = np.zeros(values.size, dtype=np.int32)
+        length[start] = runs
+        first = np.searchsorted(start, np.arange(len(values)) * values.shape[1])  # the first run of each gene
+        ties = np.add.reduceat(_cubic(runs.astype(np.float64)), first)
+        return cls(values, length.reshape(values.shape), ties)
 
 
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of equal values in the sorted rows of (G, N): value and length of each, and the first run of each row."""
-    new = np.ones(values.shape, dtype=bool)
-    new[:, 1:] = values[:, 1:] != values[:, :-1]
-    start = np.flatnonzero(new)
-    first = np.concatenate([[0], np.cumsum(new.sum(axis=1))[:-1]])
-    return values.ravel()[start], np.diff(start, append=values.size).astype(np.float64), first
+def rank_sum(cells: np.ndarray, controls: SortedCells, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two-sided rank-sum tests of each gene, of several parts of the same cells.
+
+    ``cells`` (n, G) are compared with ``controls`` of the same genes; ``parts`` (P, n) are masks of the cells that each
+    test takes. Returns z, shape (P, G), positive where the cells are higher, and p. A gene that is constant over all
+    cells has z = 0 and p = 1; a part without cells has NaN.
+    """
+    n_genes = cells.shape[1]
+    width = max(1, _BLOCK // max(1, len(cells)))
+    z = np.empty((len(parts), n_genes))
+    for start in range(0, n_genes, width):
+        block = slice(start, start + width)
+        z[:, block] = _z(cells[:, block], controls.values[block], controls.length[block], controls.ties[block], parts)
+    return z, 2 * ndtr(-np.abs(z))
+
+
+def wilcoxon(cells: np.ndarray, controls: SortedCells) -> tuple[np.ndarray, np.ndarray]:
+    """z and p, both (G,), of all ``cells`` (n, G), n ≥ 1, against ``controls``: :func:`rank_sum` of one part."""
+    z, p = rank_sum(cells, controls, np.ones((1, len(cells)), dtype=bool))
+    return z[0], p[0]
+
+
+def adjust(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg adjusted p values (J. R. Stat. Soc. B 1995) over the last axis, shape (…, G)."""
+    order = np.argsort(p, axis=-1)
+    n = p.shape[-1]
+    raised = np.take_along_axis(p, order, axis=-1) * (n / np.arange(1, n + 1))
+    raised = np.minimum.accumulate(raised[..., ::-1], axis=-1)[..., ::-1]
+    adjusted = np.empty_like(raised)
+    np.put_along_axis(adjusted, order, np.minimum(raised, 1.0), axis=-1)
+    return adjusted
+
+
+def _z(cells: np.ndarray, values: np.ndarray, length: np.ndarray, ties: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """z of a block of genes, shape (P, G)."""
+    (n_genes, m), n = values.shape, len(cells)
+    columns = np.ascontiguousarray(cells.T)
+    whole = bool(parts.all())  # then it does not matter which cell is which
+    order = None if whole else np.argsort(columns, axis=1)
+    ordered = np.sort(columns, axis=1) if order is None else np.take_along_axis(columns, order, axis=1)
+    below = np.empty((n_genes, n), dtype=np.int64)  # controls below each cell
+    for gene in range(n_genes):
+        below[gene] = values[gene].searchsorted(ordered[gene])
+    at = np.minimum(below, m - 1)
+    at += np.arange(n_genes)[:, None] * m
+    equal = np.where(values.ravel()[at] == ordered, length.ravel()[at], 0)
+
+    share = parts.astype(np.float64).T  # (n, P)
+    size = share.sum(axis=0)
+    u = _sums(below + equal / 2, order, share)  # (G, P)
+    tied = ties[:, None] + _ties(ordered, order, equal, share)
+    total = size + m
+    spread = total + 1 - tied / (total * np.maximum(total - 1, 1))  # 0 if all cells are equal, at least 3 if not
+    varies = spread > 1
+    scale = np.sqrt(np.where(varies, size * m / 12 * spread, 1))
+    z = np.where(varies, u - size * m / 2, 0) / np.where(scale > 0, scale, np.nan)
+    return z.T
+
+
+def _sums(ordered: np.ndarray, order: np.ndarray | None, share: np.ndarray) -> np.ndarray:
+    """Sums over the cells of each part, (G, P), of what is known of the sorted cells, (G, n)."""
+    if order is None:
+        return np.repeat(ordered.sum(axis=1)[:, None], share.shape[1], axis=1)
+    by_cell = np.empty(ordered.shape)
+    np.put_along_axis(by_cell, order, ordered, axis=1)
+    return by_cell @ share
+
+
+def _ties(ordered: np.ndarray, order: np.ndarray | None, equal: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """What the cells of each part add to Σ t³ − t, shape (G, P).
+
+    A run of b cells that meets e equal controls adds (e + b)³ − (e + b) − (e³ − e). For a run of one cell that is
+    3e² + 3e, a sum over cells; longer runs, mostly the zeros of sparse data, are counted for each part.
+    """
+    n = ordered.shape[1]
+    start = _starts(ordered)
+    size = np.diff(start, append=ordered.size)
+    long = np.flatnonzero(size > 1)
+    e = equal.astype(np.float64)
+    alone = 3 * e * (e + 1)
+    in_run = np.flatnonzero(np.repeat(size > 1, size)) if len(long) else long
+    alone.ravel()[in_run] = 0
+    added = _sums(alone, order, share)
+    if len(long):
+        if order is None:
+            b = np.repeat(size[long, None].astype(np.float64), share.shape[1], axis=1)
+        else:
+            b = np.add.reduceat(share[order.ravel()[in_run]], np.cumsum(size[long]) - size[long], axis=0)
+        met = e.ravel()[start[long], None]
+        np.add.at(added, start[long] // n, _cubic(met + b) - _cubic(met))  # (runs, P)
+    return added
+
+
+def _starts(ordered: np.ndarray) -> np.ndarray:
+    """Flat positions at which a run of equal values begins in the sorted rows of (G, N)."""
+    new = np.ones(ordered.shape, dtype=bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return np.flatnonzero(new)
 
 
 def _cubic(t: np.ndarray) -> np.ndarray:
     return t**3 - t
-
-
-def wilcoxon(cells: np.ndarray, controls: SortedCells) -> tuple[np.ndarray, np.ndarray]:
-    """Two-sided rank-sum test of each gene.
-
-    ``cells`` has shape (n, G), n ≥ 1; ``controls`` holds m ≥ 1 cells of the same genes. Returns z, shape (G,),
-    positive where the cells are higher, and p. A gene that is constant over all cells has z = 0 and p = 1.
-    """
-    n, m = len(cells), controls.values.shape[1]
-    value, length, first = _runs(np.sort(np.ascontiguousarray(cells.T), axis=1))
-    below, up_to = np.empty(len(value)), np.empty(len(value))
-    for gene, (start, stop) in enumerate(zip(first, [*first[1:], len(value)], strict=True)):
-        below[start:stop] = controls.values[gene].searchsorted(value[start:stop], side="left")
-        up_to[start:stop] = controls.values[gene].searchsorted(value[start:stop], side="right")
-    equal = up_to - below
-    u = np.add.reduceat(length * (below + up_to) / 2, first)
-    ties = controls.ties + np.add.reduceat(_cubic(equal + length) - _cubic(equal), first)
-    total = n + m
-    spread = total + 1 - ties / (total * max(total - 1, 1))  # 0 if all cells are equal, at least 3 if one differs
-    varies = spread > 1
-    z = np.zeros(len(first))
-    z[varies] = (u[varies] - n * m / 2) / np.sqrt(n * m / 12 * spread[varies])
-    return z, 2 * ndtr(-np.abs(z))
-
-
-def adjust(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg adjusted p values (J. R. Stat. Soc. B 1995) of one condition, shape (G,)."""
-    order = np.argsort(p)
-    raised = p[order] * len(p) / np.arange(1, len(p) + 1)
-    adjusted = np.empty_like(raised)
-    adjusted[order] = np.minimum.accumulate(raised[::-1])[::-1]
-    return np.minimum(adjusted, 1.0)

@@ -18,6 +18,8 @@ class NoChange(ArrayModel):
         return self
 
     def predict(self, query: ad.AnnData) -> ad.AnnData:
-        """One profile per asked condition."""
+        """One profile per asked condition, with the mark that its cells are the input controls themselves."""
         self.check_fitted()
-        return make_prediction(query, query_controls(query))
+        prediction = make_prediction(query, query_controls(query))
+        prediction.uns["trueshift"]["cells"] = "control_input"
+        return prediction

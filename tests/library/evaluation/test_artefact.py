@@ -15,11 +15,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from profile_scores import score_profiles
 
 from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics.topk import pearson2_topk, pearson_topk, r2_topk
-from trueshift.evaluation.reference import Truth, truth_statistics
-from trueshift.evaluation.scoring import score_profiles
+from trueshift.evaluation.reference import truth_statistics
+from trueshift.evaluation.truth import Truth
 
 GENES, CONTEXTS, BLOCKS, CELLS = 10_716, 10, 10, 50
 

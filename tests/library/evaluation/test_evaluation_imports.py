@@ -9,7 +9,7 @@ import trueshift
 def test_scoring_starts_light() -> None:
     code = """
 import sys
-import trueshift.evaluation.calibration, trueshift.evaluation.statistics
+import trueshift.evaluation.duplicates, trueshift.evaluation.statistics
 heavy = {"torch", "sklearn", "scanpy", "scvi", "matplotlib", "wandb", "scipy.stats"}
 print(sorted(heavy & set(sys.modules)))
 """

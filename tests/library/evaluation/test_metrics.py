@@ -1,3 +1,8 @@
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from inspect import signature
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -7,9 +12,11 @@ from scipy import stats
 from scipy.spatial.distance import cosine
 from sklearn.metrics import r2_score
 
-from trueshift.evaluation.metrics import METRICS, Pair
+from trueshift.evaluation.metrics import METRICS, Pair, Values
 from trueshift.evaluation.metrics.delta import cosine_delta, pearson_delta, spearman_delta
-from trueshift.evaluation.metrics.errors import mae, mse
+from trueshift.evaluation.metrics.errors import mae, mse, rmse
+from trueshift.evaluation.metrics.pair import CellTerms
+from trueshift.evaluation.metrics.pair import Tests as GeneTests
 from trueshift.evaluation.metrics.topk import pearson2_topk, pearson_topk, r2_centered_topk, r2_topk
 
 EFFECTS = hnp.arrays(np.float64, (2, 8), elements=st.floats(-3, 3).map(lambda v: round(v, 3)))
@@ -49,9 +56,8 @@ def test_delta_and_error_metrics_agree_with_scipy_and_numpy(noisy: Pair) -> None
         found = [f(noisy).value[i] for f in (pearson_delta, spearman_delta, cosine_delta)]
         np.testing.assert_allclose(found, expected, atol=1e-6)
         error = noisy.x[i] - noisy.x_hat[i]
-        np.testing.assert_allclose(
-            [mse(noisy).value[i], mae(noisy).value[i]], [np.mean(error**2), np.abs(error).mean()]
-        )
+        expected = (np.mean(error**2), np.sqrt(np.mean(error**2)), np.abs(error).mean())
+        np.testing.assert_allclose([f(noisy).value[i] for f in (mse, rmse, mae)], expected)
 
 
 def test_values_by_hand() -> None:
@@ -92,34 +98,116 @@ def test_r2_topk_is_the_r2_score_of_mirrored_effects(delta: np.ndarray, delta_ha
             assert np.abs(d).max() < 1e-3
 
 
+def whole(
+    delta: np.ndarray, delta_hat: np.ndarray, places: Sequence[int] | None = None, panel: Sequence[int] | None = None
+) -> Pair:
+    """A pair of which everything is known, as functions of the effects; genes stand in the order ``places``."""
+    places = list(range(delta.shape[1]) if places is None else places)
+    rng = np.random.default_rng(0)
+    level = rng.uniform(1, 4, size=delta.shape[1])
+    c_ref, c_in, centre = level + 0.0 * delta, level + 0.5 + 0.0 * delta, level + rng.normal(size=level.shape)
+    x, x_hat = delta + c_ref, delta_hat + c_in
+    cells = [x[i] + rng.normal(size=(4, delta.shape[1])) for i in range(len(delta))]
+    p, p_hat = np.exp(-3 * np.abs(delta)), np.exp(-2 * np.abs(delta_hat))
+    tests = GeneTests(delta_hat[:, places], p_hat[:, places])
+    order = np.lexsort((-np.abs(delta), p), axis=1)
+    terms = CellTerms(*rng.uniform(1, 2, size=(3, len(delta))))
+    return Pair.of(
+        x[:, places],
+        x_hat[:, places],
+        c_ref[:, places],
+        c_in[:, places],
+        np.argsort(places)[order],
+        panel=np.array(panel or [0] * len(delta)),
+        targets=[np.array([places.index(i)] if i % 2 else [], dtype=int) for i in range(len(delta))],
+        centre=np.broadcast_to(centre[places], x.shape),
+        mean_delta=np.broadcast_to((centre - level)[places], x.shape),
+        z=delta[:, places],
+        significant=(p < 0.05)[:, places],
+        variance=(x**2)[:, places],
+        variance_hat=(x_hat**2)[:, places],
+        test_hat=tests,
+        test_copies=tests,
+        distance=terms,
+        kernel=terms,
+        samples=lambda i: cells[i][:, places],
+        shared_control=(c_ref + 0.25)[:, places],
+    )
+
+
+def call(name: str, p: Pair, k: int) -> Values:
+    return METRICS[name].function(p, *([k] if METRICS[name].per_k else []))
+
+
 @given(EFFECTS, EFFECTS, st.permutations(range(8)), st.sampled_from(sorted(METRICS)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_a_permutation_of_genes_changes_no_metric(
     delta: np.ndarray, delta_hat: np.ndarray, places: list[int], name: str
 ) -> None:
-    p = pair(delta, delta_hat)
-    moved = pair(delta[:, places], delta_hat[:, places], order=np.argsort(places)[p.order])
-    metric, k = METRICS[name].function, [3] if METRICS[name].per_k else []
-    before, after = metric(p, *k), metric(moved, *k)
+    before, after = call(name, whole(delta, delta_hat), 3), call(name, whole(delta, delta_hat, places), 3)
     np.testing.assert_allclose(after.value, before.value, rtol=1e-6, atol=1e-9)
     assert after.reason.tolist() == before.reason.tolist()
     assert after.constant.tolist() == before.constant.tolist()
 
 
 @given(EFFECTS, EFFECTS, st.sampled_from(sorted(METRICS)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_every_metric_keeps_its_declared_bounds_and_says_why_it_is_undefined(
     delta: np.ndarray, delta_hat: np.ndarray, name: str
 ) -> None:
-    metric = METRICS[name]
-    found = metric.function(pair(delta, delta_hat), *([5] if metric.per_k else []))
+    metric, found = METRICS[name], call(name, whole(delta, delta_hat), 5)
     assert ((found.reason != "") == np.isnan(found.value)).all()
     defined = found.value[~np.isnan(found.value)]
     assert ((defined >= metric.bounds[0] - 1e-9) & (defined <= metric.bounds[1] + 1e-9)).all()
-    perfect = metric.function(pair(delta, delta), *([5] if metric.per_k else []))
-    best = {"higher": metric.bounds[1], "lower": metric.bounds[0]}[metric.direction]
-    if metric.needs:  # effects are equal; the expression differs by the two sides' controls
-        np.testing.assert_allclose(perfect.value[perfect.reason == ""], best, atol=1e-6)
+    assert (found.value[found.constant] == 0).all()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_perfect_prediction_reaches_the_optimum(name: str) -> None:
+    """Perfect: the same means, cells and tests. Genes are significant in the order of the size of their effect."""
+    rng = np.random.default_rng(1)
+    delta, level = rng.normal(size=(4, 30)), rng.uniform(1, 4, size=30)
+    x, control = delta + level, np.broadcast_to(level, delta.shape)
+    p, ones = np.exp(-3 * np.abs(delta)), np.ones(4)
+    assert ((p < 0.05).sum(axis=1) > 3).all()
+    perfect = Pair.of(
+        x,
+        x,
+        control,
+        control,
+        np.argsort(p, axis=1),
+        panel=np.zeros(4, dtype=int),
+        targets=[np.array([i]) for i in range(4)],
+        centre=control + 0.1 * rng.normal(size=30),
+        mean_delta=np.broadcast_to(delta.mean(axis=0), delta.shape),
+        z=delta,
+        significant=p < 0.05,
+        variance=x**2,
+        variance_hat=x**2,
+        test_hat=GeneTests(delta, p),
+        test_copies=GeneTests(delta, p),
+        distance=CellTerms(ones, ones, ones),
+        kernel=CellTerms(ones, ones, ones),
+        samples=lambda i: np.tile(x[i], (3, 1)),
+        shared_control=control,
+    )
+    found = call(name, perfect, 5)
+    assert found.reason.tolist() == [""] * 4
+    np.testing.assert_allclose(found.value, METRICS[name].optimum, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if "controls" in METRICS[name].needs])
+def test_a_condition_without_controls_disturbs_no_other(name: str) -> None:
+    """Controls are those of a context, so that such a condition has a panel of its own."""
+    rng = np.random.default_rng(2)
+    known = whole(*rng.normal(size=(2, 4, 8)), panel=[0, 0, 0, 1])
+    fields = ("delta", "delta_hat", "noise", "noise_hat")
+    missing = replace(known, **{f: np.vstack([getattr(known, f)[:3], np.full(8, np.nan)]) for f in fields})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected, found = call(name, known, 5), call(name, missing, 5)
+    np.testing.assert_array_equal(found.value[:3], expected.value[:3])
+    assert not np.isnan(found.value[0])
 
 
 CORRELATIONS = {"pearson": pearson_delta, "spearman": spearman_delta, "top": lambda p: pearson_topk(p, 4)}
@@ -168,7 +256,19 @@ def test_registry_is_complete() -> None:
         assert metric.name == name
         assert metric.direction in ("higher", "lower")
         assert metric.bounds[0] < metric.bounds[1]
+        assert metric.bounds[0] <= metric.optimum <= metric.bounds[1]
+        assert metric.optimum == {"higher": 1, "lower": 0}[metric.direction]
         assert metric.formula
         assert metric.source
-        assert set(metric.needs) <= {"controls", "effect"}
+        assert set(metric.needs) <= {"controls", "effect", "cells", "copies", "panel", "training", "samples"}
+        assert metric.per_k == ("k" in signature(metric.function).parameters)
+        assert metric.function.__name__ == name
         assert metric.function.__doc__
+
+
+def test_forms_kept_for_comparison_rank_nothing() -> None:
+    shown = {name for name, metric in METRICS.items() if not metric.ranks}
+    assert shown == {
+        *("r2_centered_topk", "pearson_topk", "pearson2_topk", "legacy_r2_topk", "vcc2025_pds", "vcc2025_overlap"),
+        *("r2_mean_topk", "pearson2_mean_topk", "r2_var_topk", "pearson2_var_topk"),
+    }

@@ -7,18 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.spatial.distance import pdist
 
 from trueshift.contract import ContractError, write_table
-from trueshift.evaluation.reference import (
-    Truth,
-    de_order,
-    pseudobulks,
-    read_conditions,
-    read_truth,
-    to_table,
-    truth_statistics,
-    write_truth,
-)
+from trueshift.evaluation.reference import de_order, pseudobulks, training_means, truth_statistics
+from trueshift.evaluation.truth import Truth, read_conditions, read_truth, to_table, write_truth
 
 Build = Callable[..., ad.AnnData]
 
@@ -194,3 +187,35 @@ def test_a_file_of_another_make_is_refused(truth: Truth, tmp_path: Path) -> None
     write_table(to_table(truth).drop(columns="z"), tmp_path / "old.parquet")
     with pytest.raises(ContractError, match="column z is missing"):
         read_truth(tmp_path / "old.parquet")
+
+
+def test_variances_distances_and_targets(truth: Truth, truth_file: ad.AnnData) -> None:
+    cells = rows(truth_file, context="A", perturbation="P")
+    np.testing.assert_allclose(truth.variance[0], cells.var(0, ddof=1), rtol=1e-5)
+    pairs = pdist(cells)
+    facts = truth.conditions.loc[0, ["bandwidth", "distance_within", "kernel_within"]].astype(float)
+    expected = [np.median(pairs), pairs.mean(), np.exp(-(pairs**2) / (2 * np.median(pairs) ** 2)).mean()]
+    np.testing.assert_allclose(facts, expected, rtol=1e-6)
+    assert truth.panel.tolist() == [0, 0, 1]
+    named = replace(truth, conditions=truth.conditions.assign(perturbation=["gene03", "gene07+gene01", "drug"]))
+    assert [list(positions) for positions in named.targets] == [[3], [1, 7], []]
+
+
+def test_training_means_weigh_conditions_not_cells(truth_file: ad.AnnData) -> None:
+    train = truth_file[truth_file.obs["role"] != "control_reference"].copy()
+    train.obs["role"] = train.obs["role"].replace("test", "train")
+    contexts = pd.Series(["A", "B", "C"])
+    centre, delta = training_means(train, contexts, 30)
+    mean = {
+        key: rows(train, context=key[0], perturbation=key[1]).mean(0)
+        for key in [("A", "P"), ("A", "Q"), ("B", "P"), ("A", "control"), ("B", "control")]
+    }
+    np.testing.assert_allclose(centre[0], (mean["A", "P"] + mean["A", "Q"]) / 2)
+    np.testing.assert_allclose(centre[1], mean["B", "P"])
+    assert np.isnan(centre[2]).all()
+    effects = [mean[key] - mean[key[0], "control"] for key in [("A", "P"), ("A", "Q"), ("B", "P")]]
+    np.testing.assert_allclose(delta, np.tile(np.mean(effects, axis=0), (3, 1)), atol=1e-12)
+    assert np.isnan(training_means(None, contexts, 30)[0]).all()
+    bare = train[~((train.obs["context"] == "B") & train.obs["is_control"])].copy()
+    with pytest.raises(ContractError, match="context B has perturbed cells but no control"):
+        training_means(bare, contexts, 30)

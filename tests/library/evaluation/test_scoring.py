@@ -6,10 +6,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from profile_scores import score_profiles
 
 from trueshift.contract import ContractError, make_prediction
-from trueshift.evaluation.reference import Truth, truth_statistics
-from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS, chosen, label, score, score_profiles
+from trueshift.evaluation.duplicates import halvings
+from trueshift.evaluation.reference import TestCells, truth_statistics
+from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS, chosen, label, score
+from trueshift.evaluation.truth import Truth
 
 SETTINGS = {"metrics": ["r2_topk", "pearson_delta", "mse"], "k": [20, "all"]}
 
@@ -25,7 +28,6 @@ def only(scores: pd.DataFrame, metric: str, k: str = "") -> pd.DataFrame:
 
 def test_one_row_per_condition_metric_and_k(truth: Truth) -> None:
     scores = score_profiles(truth.mean, truth, SETTINGS)
-    assert scores.columns.tolist() == SCORE_COLUMNS
     assert scores[["metric", "k"]].iloc[:4].to_numpy().tolist() == [
         ["r2_topk", "20"],
         ["r2_topk", "all"],
@@ -93,18 +95,21 @@ def test_cells_are_averaged_and_conditions_matched_by_name(truth: Truth, truth_f
         np.zeros((0, 30), np.float32), var=truth_file.var, uns={"conditions": truth_file.uns["conditions"]}
     )
     profile = make_prediction(query, truth.mean + 0.1)
-    expected = score(profile, truth, SETTINGS)
+    expected = score(profile, truth_file, truth, SETTINGS)
+    assert expected.columns.tolist() == SCORE_COLUMNS
+    assert expected["value_half"].isna().all()  # no halves were given
     np.testing.assert_allclose(only(expected, "mse")["value"], 0.01, rtol=1e-4)
     cells = np.repeat(truth.mean + 0.1, 2, axis=0)
     cells[::2] += 0.5
     cells[1::2] -= 0.5
-    from_cells = score(make_prediction(query, cells, np.repeat(np.arange(3), 2)), truth, SETTINGS)
+    predicted = make_prediction(query, cells, np.repeat(np.arange(3), 2))
+    from_cells = score(predicted, truth_file, truth, SETTINGS)
     pd.testing.assert_frame_equal(from_cells, expected, rtol=1e-4)
-    pd.testing.assert_frame_equal(score(profile[[2, 0, 1]], truth, SETTINGS), expected)
+    pd.testing.assert_frame_equal(score(profile[[2, 0, 1]], truth_file, truth, SETTINGS), expected)
     with pytest.raises(ContractError, match=r"B \| P \| 1 was asked for"):
-        score(profile[:2], truth, SETTINGS)
+        score(profile[:2], truth_file, truth, SETTINGS)
     with pytest.raises(ContractError, match="genes are not those"):
-        score(profile[:, ::-1], truth, SETTINGS)
+        score(profile[:, ::-1], truth_file, truth, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def test_labels_go_in_front_and_must_be_complete(truth: Truth) -> None:
     scores = score_profiles(truth.mean, truth, SETTINGS)
     labels: dict[str, Any] = {"dataset": "d", "split": "s", "fold": 1, "model": "m", "variant": "default", "seed": 0}
     labelled = label(scores, labels)
-    assert labelled.columns.tolist() == [*LABELS, *SCORE_COLUMNS]
+    assert labelled.columns.tolist() == [*LABELS, *scores.columns]
     assert labelled[["fold", "seed"]].drop_duplicates().to_numpy().tolist() == [["1", "0"]]
     for wrong in ({k: v for k, v in labels.items() if k != "seed"}, {**labels, "sead": 1}):
         with pytest.raises(ContractError, match=r"sea?e?d is missing or unknown"):
@@ -143,3 +148,39 @@ def test_untested_conditions_keep_the_headline(truth: Truth) -> None:
     untested = replace(truth, conditions=truth.conditions.assign(n_deg=pd.array([pd.NA] * 3, dtype="Int32")))
     scores = score_profiles(truth.mean, untested, SETTINGS)
     assert only(scores, "r2_topk", "20")["value"].notna().all()
+
+
+def test_halves_are_scored_beside_the_whole(truth: Truth, truth_file: ad.AnnData) -> None:
+    settings = {"metrics": ["mse", "r2_topk"], "k": [20], "duplicate_halvings": 3, "seed": 0}
+    halves, _ = halvings(TestCells(truth_file), truth, settings)
+    query = ad.AnnData(
+        np.zeros((0, 30), np.float32), var=truth_file.var, uns={"conditions": truth_file.uns["conditions"]}
+    )
+    scores = score(make_prediction(query, truth.mean + 0.1), truth_file, truth, settings, halves)
+    expected = [np.mean((halves.mean[h] - truth.mean[halves.conditions] - 0.1) ** 2, axis=1) for h in range(3)]
+    mse = only(scores, "mse")
+    np.testing.assert_allclose(mse["value_half"][:2], np.mean(expected, axis=0), rtol=1e-5)
+    assert mse["n_halvings"].tolist() == [3, 3, 0]  # the last has 15 cells
+    headline = only(scores, "r2_topk", "20")
+    assert headline["n_halvings"].tolist() == [3, 0, 0]  # the second has no effect
+    whole = score(make_prediction(query, truth.mean + 0.1), truth_file, truth, settings)
+    pd.testing.assert_series_equal(scores["value"], whole["value"])
+
+
+def test_metrics_of_cells_need_cells(truth: Truth, truth_file: ad.AnnData) -> None:
+    settings = {"metrics": ["e_distance", "de_recall"]}
+    query = ad.AnnData(
+        np.zeros((0, 30), np.float32), var=truth_file.var, uns={"conditions": truth_file.uns["conditions"]}
+    )
+    profile = make_prediction(query, truth.control_input)
+    assert set(score(profile, truth_file, truth, settings)["reason"]) == {"no cells"}
+    profile.uns["trueshift"]["cells"] = "control_input"
+    scores = score(profile, truth_file, truth, settings)
+    assert (only(scores, "e_distance")["value"] > 0.2).tolist() == [True, False, True]
+    assert only(scores, "de_recall")["value"].iloc[0] == 0  # controls differ from themselves in nothing
+    test = TestCells(truth_file)
+    cells = np.concatenate([test.cells(i) for i in range(3)])
+    codes = np.repeat(np.arange(3), [len(test.of(i)) for i in range(3)])
+    copied = score(make_prediction(query, cells, codes), truth_file, truth, settings)
+    assert (only(copied, "e_distance")["value"] < 0).all()  # U-statistics: the same cells are nearer than chance
+    assert only(copied, "de_recall")["value"].iloc[0] > 0.8

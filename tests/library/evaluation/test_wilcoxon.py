@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon
+from trueshift.evaluation.wilcoxon import SortedCells, adjust, rank_sum, wilcoxon
 
 
 @given(
@@ -62,3 +62,19 @@ def test_sign_and_symmetry() -> None:
 @given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1)))
 def test_adjust_agrees_with_scipy(p: np.ndarray) -> None:
     np.testing.assert_allclose(adjust(p), stats.false_discovery_control(p), atol=1e-15)
+    np.testing.assert_array_equal(adjust(np.stack([p, p[::-1]]))[1], adjust(p[::-1]))
+
+
+def test_parts_are_tested_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    cells, controls = rng.poisson(1, (25, 7)).astype(np.float32), rng.poisson(1, (40, 7)).astype(np.float32)
+    cells[:, 0] = rng.random(25)  # without ties
+    parts = rng.random((6, 25)) < 0.5
+    ordered = SortedCells.of(controls)
+    z, p = rank_sum(cells, ordered, parts)
+    for i, part in enumerate(parts):
+        np.testing.assert_allclose((z[i], p[i]), wilcoxon(cells[part], ordered), rtol=1e-9)
+    monkeypatch.setattr("trueshift.evaluation.wilcoxon._BLOCK", 50)  # two genes at a time
+    np.testing.assert_allclose(rank_sum(cells, ordered, parts), (z, p))
+    nobody = np.zeros((1, 25), dtype=bool)
+    assert np.isnan(rank_sum(cells, ordered, nobody)).all()

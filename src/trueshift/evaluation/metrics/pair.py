@@ -1,7 +1,8 @@
 """What a metric is given, and what it gives back."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,13 +31,35 @@ def values(value: np.ndarray, undefined: dict[str, np.ndarray], constant: np.nda
     return Values(np.where(defined, value, np.nan), reason, none)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Truth and prediction of C conditions on the same G genes; conditions are rows, arrays are float64 (C, G).
+class Tests(NamedTuple):
+    """Tests of cells against controls, both (C, G) and NaN where no test is possible."""
 
-    ``x`` and ``x_hat`` are true and predicted mean expression, ``delta`` = x − c_ref and ``delta_hat`` = x̂ − c_in the
-    true and predicted effects. ``noise`` and ``noise_hat`` bound what rounding can do to them. ``order`` (C, G) holds
-    gene positions, most differentially expressed first.
+    z: np.ndarray
+    """Rank-sum statistic, positive where higher than in controls."""
+    p_adjusted: np.ndarray
+    """Benjamini-Hochberg over the genes of the condition."""
+
+
+class CellTerms(NamedTuple):
+    """Means over pairs of cells of a distance or a kernel, each (C,); NaN where there is no pair."""
+
+    cross: np.ndarray
+    """Over pairs of a true and a predicted cell."""
+    within: np.ndarray
+    """Over pairs of different true cells."""
+    within_hat: np.ndarray
+    """Over pairs of different predicted cells."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """Truth and prediction of C conditions on the same G genes; conditions are rows, arrays are (C, G) unless said.
+
+    Always known: ``x`` and ``x_hat``, true and predicted mean expression, float64; ``delta`` = x − c_ref and
+    ``delta_hat`` = x̂ − c_in, the true and predicted effects; ``noise`` and ``noise_hat``, bounds of what rounding can
+    do to them; ``order``, gene positions, most differentially expressed first.
+
+    None if not known: metrics that need it are then undefined, and are not called.
     """
 
     x: np.ndarray
@@ -46,6 +69,34 @@ class Pair:
     noise: np.ndarray
     noise_hat: np.ndarray
     order: np.ndarray
+    panel: np.ndarray | None = None
+    """(C,) integers: conditions with one number were tested together, in one context, and are told apart."""
+    targets: Sequence[np.ndarray] | None = None
+    """C arrays: positions of the genes that the perturbation itself targets; empty where none is measured."""
+    centre: np.ndarray | None = None
+    """μ_c: mean training perturbed centroid of the condition's context; a row of NaN where there is none."""
+    mean_delta: np.ndarray | None = None
+    """δ̄: mean training effect, the same in all rows; NaN where nothing perturbed was trained on."""
+    z: np.ndarray | None = None
+    """Rank-sum statistic of truth cells against reference controls; NaN where no test is possible."""
+    significant: np.ndarray | None = None
+    """Differentially expressed in truth (adjusted p < .05), bool."""
+    variance: np.ndarray | None = None
+    """Of the true cells, per gene, n − 1 in the denominator; NaN for a single cell."""
+    variance_hat: np.ndarray | None = None
+    """Of the predicted cells."""
+    test_hat: Tests | None = None
+    """Predicted cells tested against input controls, as truth cells are against reference controls."""
+    test_copies: Tests | None = None
+    """``test_hat``; for a prediction of profiles, that of copies of the profile in place of cells."""
+    distance: CellTerms | None = None
+    """Euclidean distances of cells."""
+    kernel: CellTerms | None = None
+    """Gaussian kernels of cells, bandwidth: median distance within truth."""
+    samples: Callable[[int], np.ndarray] | None = None
+    """The true cells or profiles of condition i, (n_i, G)."""
+    shared_control: np.ndarray | None = None
+    """Mean of all controls of the context, both halves: only for metrics that reproduce a published defect."""
 
     @classmethod
     def of(
@@ -55,13 +106,15 @@ class Pair:
         control_reference: np.ndarray,
         control_input: np.ndarray,
         order: np.ndarray,
+        **known: Any,
     ) -> "Pair":
-        """Builds a pair from arrays of shape (C, G); a shape that differs is a ``ValueError``.
+        """Builds a pair from arrays of shape (C, G), and what else is ``known``; other shapes are a ``ValueError``.
 
         Controls may be NaN where a condition has none: metrics that use them are undefined there.
         """
         given = [np.asarray(a, dtype=np.float64) for a in (x, x_hat, control_reference, control_input)]
         shapes = {a.shape for a in given} | {order.shape}
+        shapes |= {known[name].shape for name in _PER_GENE if known.get(name) is not None}
         if len(shapes) > 1 or len(order.shape) != 2:
             raise ValueError(f"truth, prediction, controls and order differ in shape: {sorted(shapes)}")
         x, x_hat, c_ref, c_in = given
@@ -73,14 +126,24 @@ class Pair:
             noise=ROUNDING * np.maximum(np.abs(x), np.abs(c_ref)),
             noise_hat=ROUNDING * np.maximum(np.abs(x_hat), np.abs(c_in)),
             order=order,
+            **known,
         )
 
     def top(self, k: int) -> "Pair":
-        """The same conditions on the first ``k`` genes of each one's order, strongest first; needs 1 ≤ k ≤ G."""
+        """The same conditions on the first ``k`` genes of each one's order, strongest first; needs 1 ≤ k ≤ G.
+
+        Only means, effects, their noise and variances are carried over.
+        """
         n_genes = self.order.shape[1]
         if not 1 <= k <= n_genes:
             raise ValueError(f"k = {k} of {n_genes} genes")
         best = self.order[:, :k]
-        names = ("x", "x_hat", "delta", "delta_hat", "noise", "noise_hat")
-        arrays = {name: np.take_along_axis(getattr(self, name), best, axis=1) for name in names}
-        return Pair(**arrays, order=np.broadcast_to(np.arange(k), best.shape))
+        arrays = {name: getattr(self, name) for name in _TOP}
+        kept: dict[str, Any] = {
+            name: np.take_along_axis(a, best, axis=1) for name, a in arrays.items() if a is not None
+        }
+        return Pair(**kept, order=np.broadcast_to(np.arange(k), best.shape))
+
+
+_TOP = ("x", "x_hat", "delta", "delta_hat", "noise", "noise_hat", "variance", "variance_hat")
+_PER_GENE = ("centre", "mean_delta", "z", "significant", "variance", "variance_hat", "shared_control")

@@ -5,7 +5,7 @@ The genes are the first k of the truth's own order (adjusted p, then |difference
 
 import numpy as np
 
-from trueshift.evaluation.metrics.delta import correlation, is_constant
+from trueshift.evaluation.metrics.delta import constancy, correlation, is_constant, within
 from trueshift.evaluation.metrics.pair import Pair, Values, values
 
 
@@ -16,8 +16,7 @@ def r2_topk(pair: Pair, k: int) -> Values:
     """
     top = pair.top(k)
     error, total = _squares(top.delta - top.delta_hat), _squares(top.delta)
-    still = np.abs(top.delta).max(axis=1) <= top.noise.max(axis=1)
-    return values(_r2(error, total), {"no true difference": still})
+    return values(r2(error, total), {"no true difference": within(top.delta, top.noise)})
 
 
 def r2_centered_topk(pair: Pair, k: int) -> Values:
@@ -26,15 +25,13 @@ def r2_centered_topk(pair: Pair, k: int) -> Values:
     Relative to the mean of the top genes: where they move together it falls far below 0 for good predictions.
     """
     top = pair.top(k)
-    spread = _squares(top.delta - top.delta.mean(axis=1, keepdims=True))
-    error = _squares(top.delta - top.delta_hat)
-    return values(_r2(error, spread), {"constant truth": is_constant(top.delta, top.noise)})
+    return r2_centered(top.delta, top.delta_hat, is_constant(top.delta, top.noise))
 
 
 def pearson_topk(pair: Pair, k: int) -> Values:
     """Pearson's r of δ and δ̂, with its sign."""
     top = pair.top(k)
-    return correlation(top.delta, top.delta_hat, top)
+    return correlation(top.delta, top.delta_hat, *constancy(top))
 
 
 def pearson2_topk(pair: Pair, k: int) -> Values:
@@ -43,9 +40,16 @@ def pearson2_topk(pair: Pair, k: int) -> Values:
     return r._replace(value=r.value**2)
 
 
+def r2_centered(true: np.ndarray, predicted: np.ndarray, constant_truth: np.ndarray) -> Values:
+    """1 − Σ(a − â)² / Σ(a − mean a)² of the rows of two arrays (C, G), given which true rows (C,) are constant."""
+    spread = _squares(true - true.mean(axis=1, keepdims=True))
+    return values(r2(_squares(true - predicted), spread), {"constant truth": constant_truth})
+
+
+def r2(error: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """1 − error / total, NaN where the total is 0."""
+    return 1 - np.divide(error, total, out=np.full_like(error, np.nan), where=total > 0)
+
+
 def _squares(a: np.ndarray) -> np.ndarray:
     return (a**2).sum(axis=1)
-
-
-def _r2(error: np.ndarray, total: np.ndarray) -> np.ndarray:
-    return 1 - np.divide(error, total, out=np.full_like(error, np.nan), where=total > 0)

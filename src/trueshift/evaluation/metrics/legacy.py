@@ -1,0 +1,62 @@
+"""A published form that rewards constants, kept to show by how much.
+
+Every true cell and the prediction subtract one control mean, so its noise is in both, and choosing each cell's own
+most changed genes sharpens it: a constant profile scores high where nothing happens.
+"""
+
+import numpy as np
+
+from trueshift.evaluation.metrics.delta import correlation, is_constant
+from trueshift.evaluation.metrics.pair import ROUNDING, Pair, Values, values
+
+BLOCK = 2048  # cells at a time: bounds memory
+
+
+def legacy_r2_topk(pair: Pair, k: int) -> Values:
+    """Mean over true cells i of Pearson's r² of δ_i = x_i − c̄ and x̂ − c̄, over the k genes with the largest |δ_i|.
+
+    c̄ is the mean of all controls, the same on both sides. The source pairs every sample with one control and skips
+    constant predictions; here these score 0, and a condition is marked where all its cells score so. Cells whose own
+    effect is constant over their k genes have no r and are left out. Equal |δ_i| are taken in the order of genes.
+    """
+    assert pair.shared_control is not None
+    unknown = np.isnan(pair.shared_control).any(axis=1)
+    r2 = np.full(len(unknown), np.nan)
+    constant = np.zeros(len(unknown), dtype=bool)
+    for i in np.flatnonzero(~unknown):
+        r2[i], constant[i] = _one_condition(pair, int(i), k)
+    return values(r2, {"too few controls": unknown, "constant truth": np.isnan(r2)}, constant)
+
+
+def _one_condition(pair: Pair, i: int, k: int) -> tuple[float, bool]:
+    assert pair.samples is not None and pair.shared_control is not None
+    cells, control, x_hat = pair.samples(i), pair.shared_control[i].astype(np.float64), pair.x_hat[i]
+    found = []
+    for start in range(0, len(cells), BLOCK):
+        block = np.asarray(cells[start : start + BLOCK], dtype=np.float32)
+        genes = _largest(np.abs(block - control.astype(np.float32)), k)
+        found.append(_correlate(block, x_hat, control, genes))
+    r, constant = np.concatenate([f.value for f in found]), np.concatenate([f.constant for f in found])
+    defined = ~np.isnan(r)
+    if not defined.any():
+        return np.nan, False
+    return float((r[defined] ** 2).mean()), bool(constant[defined].all())
+
+
+def _correlate(cells: np.ndarray, x_hat: np.ndarray, control: np.ndarray, genes: np.ndarray) -> Values:
+    """Pearson's r of each cell's effect with the predicted one, over the genes (n, k) of that cell."""
+    x, x_hat, control = np.take_along_axis(cells, genes, axis=1).astype(np.float64), x_hat[genes], control[genes]
+    delta, delta_hat = x - control, x_hat - control
+    noise, noise_hat = (ROUNDING * np.maximum(np.abs(a), np.abs(control)) for a in (x, x_hat))
+    return correlation(delta, delta_hat, is_constant(delta, noise), is_constant(delta_hat, noise_hat))
+
+
+def _largest(size: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k largest of each row of (n, G), shape (n, k), sorted; of equal ones the first."""
+    n_genes = size.shape[1]
+    least = np.partition(size, n_genes - k, axis=1)[:, n_genes - k, None]
+    chosen = size >= least
+    for i in np.flatnonzero(chosen.sum(axis=1) > k):
+        equal = np.flatnonzero(size[i] == least[i])
+        chosen[i, equal[k - chosen[i].sum() :]] = False
+    return np.flatnonzero(chosen).reshape(len(size), k) % n_genes

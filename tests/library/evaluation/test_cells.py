@@ -1,0 +1,57 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.spatial.distance import cdist, pdist
+
+from trueshift.evaluation import cells
+from trueshift.evaluation.cells import between, distances, kernel, pairs_of, to_each, within
+
+
+@given(hnp.arrays(np.float32, (9, 4), elements=st.floats(0, 8, width=32)))
+@settings(max_examples=40, deadline=None)
+def test_distances_agree_with_scipy(values: np.ndarray) -> None:
+    found = np.concatenate([block for _, block in distances(values[:5], values[5:])])
+    # what cancels in a difference of squares is of the order of √ε
+    np.testing.assert_allclose(found, cdist(values[:5].astype(float), values[5:].astype(float)), atol=1e-6)
+
+
+def test_within_and_between_are_means_over_pairs() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(12, 5))
+    parts = rng.random((3, 12)) < 0.5
+    full, sigma = cdist(values, values), 1.7
+    for i, matrix in enumerate((full, np.exp(-(full**2) / (2 * sigma**2)))):
+        for p, part in enumerate(parts):
+            inside = matrix[np.ix_(part, part)]
+            n = part.sum()
+            expected = (inside.sum() - np.trace(inside)) / (n * (n - 1))
+            np.testing.assert_allclose(within(values, sigma, parts)[i, p], expected)
+            cross = matrix[np.ix_(part, ~part)].mean()
+            np.testing.assert_allclose(between(values, sigma, parts, ~parts)[i, p], cross)
+        np.testing.assert_allclose(to_each(values[:4], values[4:], sigma)[i], matrix[:4, 4:].mean(axis=1))
+
+
+def test_one_cell_has_no_pairs() -> None:
+    assert np.isnan(within(np.ones((1, 3)), 1.0)).all()
+    assert np.isnan(pairs_of(np.ones((1, 3)))).all()
+    same = pairs_of(np.ones((3, 3)))
+    assert np.isnan(same[0])  # no width: a kernel of it would divide by zero
+    assert same[1] == 0
+
+
+def test_the_median_is_that_of_all_pairs_and_of_an_even_share_of_many() -> None:
+    values = np.random.default_rng(1).normal(size=(2500, 3))
+    for some, tolerance in ((values[:50], 1e-9), (values, 0.01)):
+        known = pdist(some)
+        expected = [np.median(known), known.mean(), kernel(known, float(np.median(known))).mean()]
+        np.testing.assert_allclose(pairs_of(some), expected, rtol=tolerance)
+
+
+def test_blocks_change_nothing(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    values = np.random.default_rng(2).normal(size=(30, 4))
+    parts = np.random.default_rng(3).random((2, 30)) < 0.5
+    whole = within(values, 1.0, parts), to_each(values, values[:7], 1.0)
+    monkeypatch.setattr(cells, "_BLOCK", 64)
+    np.testing.assert_allclose(within(values, 1.0, parts), whole[0], rtol=1e-12)
+    np.testing.assert_allclose(to_each(values, values[:7], 1.0), whole[1], rtol=1e-12)
