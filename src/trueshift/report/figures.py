@@ -4,13 +4,11 @@ No value is ever clipped. Axes are, to [−1, 1.2]: what lies outside is marked 
 Models among ``baselines`` (means, additive and linear models, neighbours) are grey, all others blue.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
@@ -20,22 +18,36 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
-from trueshift.contract import CONDITION, ContractError, atomic
-from trueshift.report.tables import HEADLINE, HEADLINE_K, NO_EFFECT, headline, natural
+from trueshift.contract import CONDITION, ContractError
+from trueshift.report.style import (
+    BLUE,
+    CEILING,
+    FLOOR,
+    GREY,
+    LIMITS,
+    SMALL,
+    TEXT,
+    WIDTH,
+    add_legend,
+    colour_labels,
+    colour_of,
+    condition_names,
+    empty,
+    main_k,
+    named,
+    number,
+    panels_of,
+    save,
+    span,
+    spread,
+    title_panel,
+)
+from trueshift.report.tables import HEADLINE, NO_EFFECT, headline, natural
 
-LIMITS = (-1.0, 1.2)
+__all__ = ["plot_conditions", "plot_cost", "plot_topk_r2", "save"]
+
 NOTHING = "no condition has a detectable effect"
 MOST_CONDITIONS = 40
-_GREY, _BLUE, _FLOOR, _CEILING = "#6e6e6e", "#0072B2", "#D55E00", "#009E73"  # Okabe-Ito: safe for the colour-blind
-_WIDTH = 9.0  # inches: 8-point text is 11 pixels high where the figure is shown 900 pixels wide
-_SMALL, _TEXT = 7, 8
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG atomically; the same figure gives the same bytes."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-
 
 # --- top-k R² -----------------------------------------------------------------------------------------
 
@@ -46,27 +58,27 @@ def plot_topk_r2(tidy: pd.DataFrame, baselines: Collection[str] = ()) -> Figure:
     ``tidy`` is what :func:`trueshift.report.tables.topk_r2` gives; one panel per dataset × split.
     """
     rows = _headline(tidy)
-    k = _main_k(rows["k"])
+    k = main_k(rows["k"])
     others = sorted(set(rows["k"]) - {k}, key=natural)
-    panels = list(_panels(rows))
+    panels = list(panels_of(rows))
     figure, axes = _grid([_size(part, 4) for _, part in panels], per_model=0.27, extra=0.85)
     for ax, (title, part) in zip(axes, panels, strict=True):
         main = part[part["k"] == k]
-        _title(ax, title, _counts(main))
+        title_panel(ax, title, _counts(main))
         if main["value"].isna().all():
             _nothing(ax, bool(main["n_no_effect"].any()))
         else:
             _draw_models(ax, part, k, others, baselines)
-    spread = [f"k = {', '.join(others)}: below, in this order from dark to light"] if others else []
+    lighter = [f"k = {', '.join(others)}: below, in this order from dark to light"] if others else []
     handles = [
-        Line2D([], [], color=_BLUE, marker="o", label=f"learned model, k = {k}, 95% interval"),
-        Line2D([], [], color=_GREY, marker="o", label="baseline"),
-        Line2D([], [], color=_GREY, marker="o", mfc="white", ls="", label="too few held-out units for an interval"),
-        Line2D([], [], color=_FLOOR, ls="--", label="floor: better of no_change, mean_shift"),
-        Line2D([], [], color=_CEILING, label="ceiling: technical duplicate"),
-        *[Line2D([], [], color=_GREY, alpha=0.5, marker="o", ms=3, ls="", label=text) for text in spread],
+        Line2D([], [], color=BLUE, marker="o", label=f"learned model, k = {k}, 95% interval"),
+        Line2D([], [], color=GREY, marker="o", label="baseline"),
+        Line2D([], [], color=GREY, marker="o", mfc="white", ls="", label="too few held-out units for an interval"),
+        Line2D([], [], color=FLOOR, ls="--", label="floor: better of no_change, mean_shift"),
+        Line2D([], [], color=CEILING, label="ceiling: technical duplicate"),
+        *[Line2D([], [], color=GREY, alpha=0.5, marker="o", ms=3, ls="", label=text) for text in lighter],
     ]
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return figure
 
 
@@ -75,18 +87,18 @@ def _draw_models(ax: Axes, part: pd.DataFrame, k: str, others: Sequence[str], ba
     names = main["name"].tolist()
     ax.set(xlim=LIMITS, ylim=(len(names) - 0.4, -0.6), xticks=[-1, -0.5, 0, 0.5, 1])
     ax.set_yticks(range(len(names)), names)
-    ax.tick_params(labelsize=_TEXT, length=2)
-    _colour_labels(ax, main["model"].tolist(), baselines)
-    ax.set_xlabel(f"R² against “no effect”, top {k} genes", fontsize=_TEXT)
+    ax.tick_params(labelsize=TEXT, length=2)
+    colour_labels(ax, main["model"].tolist(), baselines)
+    ax.set_xlabel(f"R² against “no effect”, top {k} genes", fontsize=TEXT)
     ax.grid(axis="x", color="#e6e6e6", lw=0.6)
     ax.set_axisbelow(True)
     ax.axvline(0, color="#bdbdbd", lw=0.8, zorder=0.9)
     _draw_range(ax, main)
     lookup = part.set_index(["name", "k"])["value"]
     for y, row in enumerate(main.to_dict("records")):
-        colour = _colour(row["model"], baselines)
+        colour = colour_of(row["model"], baselines)
         if np.isnan(row["value"]):
-            ax.text(LIMITS[0] + 0.03, y, "undefined", va="center", fontsize=_SMALL, color="#8c8c8c", style="italic")
+            ax.text(LIMITS[0] + 0.03, y, "undefined", va="center", fontsize=SMALL, color="#8c8c8c", style="italic")
             continue
         outside = []
         for i, other in enumerate(others):
@@ -105,9 +117,9 @@ def _draw_models(ax: Axes, part: pd.DataFrame, k: str, others: Sequence[str], ba
             ax.plot(row["value"], y, "o", ms=5, color=colour, mfc=fill, mew=1.2, zorder=3)
         else:
             _arrow(ax, row["value"], y, colour, size=5.5)
-            _beside(ax, row["value"], y, _number(row["value"]), _SMALL, colour)
+            _beside(ax, row["value"], y, number(row["value"]), SMALL, colour)
         if outside:
-            text = "  ".join(f"{other}: {_number(value, 1)}" for other, value in outside)
+            text = "  ".join(f"{other}: {number(value, 1)}" for other, value in outside)
             _arrow(ax, outside[0][1], y + 0.32, colour, size=2.6)
             _beside(ax, outside[0][1], y + 0.32, f"k = {text}", 6, colour)
 
@@ -119,7 +131,7 @@ def _draw_range(ax: Axes, main: pd.DataFrame) -> None:
     shown = [min(max(end, LIMITS[0]), LIMITS[1]) for end in (floor, ceiling)]
     if shown[0] < shown[1]:
         ax.axvspan(*shown, color="#f4f4ec", zorder=0)
-    for value, colour, style in ((floor, _FLOOR, "--"), (ceiling, _CEILING, "-")):
+    for value, colour, style in ((floor, FLOOR, "--"), (ceiling, CEILING, "-")):
         if LIMITS[0] <= value <= LIMITS[1]:
             ax.axvline(value, color=colour, ls=style, lw=1.2, zorder=1)
         elif not np.isnan(value):
@@ -127,7 +139,7 @@ def _draw_range(ax: Axes, main: pd.DataFrame) -> None:
             left = value < LIMITS[0]
             ax.plot(_edge(value), 1, "<" if left else ">", color=colour, ms=6, transform=at, clip_on=False)
             x, side = (LIMITS[0] + 0.05, "left") if left else (LIMITS[1] - 0.05, "right")
-            ax.text(x, 0.99, _number(value), ha=side, va="top", fontsize=_SMALL, color=colour, transform=at)
+            ax.text(x, 0.99, number(value), ha=side, va="top", fontsize=SMALL, color=colour, transform=at)
 
 
 def _arrow(ax: Axes, value: float, y: float, colour: str, size: float) -> None:
@@ -157,14 +169,14 @@ def plot_conditions(scores: pd.DataFrame, baselines: Collection[str] = ()) -> Fi
     rows = scores[scores["metric"] == HEADLINE]
     if rows.empty:
         raise ContractError(f"scores: no row of {HEADLINE}; add it to evaluation: metrics:")
-    rows = rows[rows["k"].astype(str) == _main_k(rows["k"].astype(str))]
-    rows = _named(rows.astype(dict.fromkeys(["dataset", "split", "model", "variant", *CONDITION], str)))
-    panels = [(title, bool(part["reason"].eq(NO_EFFECT).any()), *_matrix(part)) for title, part in _panels(rows)]
+    rows = rows[rows["k"].astype(str) == main_k(rows["k"].astype(str))]
+    rows = named(rows.astype(dict.fromkeys(["dataset", "split", "model", "variant", *CONDITION], str)))
+    panels = [(title, bool(part["reason"].eq(NO_EFFECT).any()), *_matrix(part)) for title, part in panels_of(rows)]
     heights = [
         0.21 * len(matrix) + 0.062 * max(map(len, labels)) + 0.75 if np.isfinite(matrix).any(axis=None) else 1.0
         for *_, matrix, labels, _ in panels
     ]
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.8), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     colours = mpl.colormaps["RdBu"].with_extremes(under="#3d0012")
     scale = Normalize(LIMITS[0], 1.0)
@@ -172,24 +184,24 @@ def plot_conditions(scores: pd.DataFrame, baselines: Collection[str] = ()) -> Fi
         hidden = total - len(labels)
         count = f"{len(labels)} of {total} conditions, {hidden} with fewer DEGs not shown" if hidden else _many(total)
         if np.isfinite(matrix).any(axis=None):
-            _title(ax, title, f"{count}; in brackets: number of DEGs")
+            title_panel(ax, title, f"{count}; in brackets: number of DEGs")
             _draw_matrix(ax, matrix, labels, colours, scale)
-            _colour_labels(ax, [name.split(" ")[0] for name in matrix.index], baselines)
+            colour_labels(ax, [name.split(" ")[0] for name in matrix.index], baselines)
         else:
-            _title(ax, title, _many(total))
+            title_panel(ax, title, _many(total))
             _nothing(ax, no_effect)
     bar = figure.colorbar(
         ScalarMappable(scale, colours), ax=list(axes), location="top", extend="min", shrink=0.4, aspect=40, pad=0.01
     )
-    bar.set_label("R² against “no effect”, top 20 genes", fontsize=_TEXT)
-    bar.ax.tick_params(labelsize=_SMALL)
+    bar.set_label("R² against “no effect”, top 20 genes", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=SMALL)
     handles = [
         Patch(fc="#f2f2f2", ec="#9a9a9a", hatch="////", lw=0, label="undefined: no effect, too few controls"),
         Patch(fc="white", ec="#bdbdbd", label="model not run on this condition"),
-        Line2D([], [], color=_BLUE, marker="s", ls="", label="learned model"),
-        Line2D([], [], color=_GREY, marker="s", ls="", label="baseline"),
+        Line2D([], [], color=BLUE, marker="s", ls="", label="learned model"),
+        Line2D([], [], color=GREY, marker="s", ls="", label="baseline"),
     ]
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return figure
 
 
@@ -203,8 +215,7 @@ def _matrix(part: pd.DataFrame) -> tuple[pd.DataFrame, list[str], int]:
     best_first = means.sort_values(ascending=False, kind="stable").index
     matrix = cells.fillna(np.inf).unstack(CONDITION).reindex(index=best_first)
     matrix = matrix.reindex(columns=pd.MultiIndex.from_frame(shown[CONDITION]))
-    varying = [c for c in CONDITION if facts[c].nunique() > 1] or ["perturbation"]
-    names = [_short(" · ".join(row)) for row in shown[varying].itertuples(index=False)]
+    names = condition_names(facts)[: len(shown)]
     labels = [f"{name} ({'–' if pd.isna(n) else int(n)})" for name, n in zip(names, shown["n_deg"], strict=True)]
     return matrix, labels, len(facts)
 
@@ -218,11 +229,11 @@ def _draw_matrix(ax: Axes, matrix: pd.DataFrame, labels: list[str], colours: Col
     if values.shape[1] <= 16:  # wide cells: room for the number
         for y, x in np.argwhere(np.isfinite(values)):
             colour = "white" if abs(values[y, x]) > 0.6 else "black"
-            ax.text(x + 0.5, y + 0.5, _number(values[y, x]), ha="center", va="center", fontsize=_SMALL, color=colour)
+            ax.text(x + 0.5, y + 0.5, number(values[y, x]), ha="center", va="center", fontsize=SMALL, color=colour)
     # a panel of few conditions keeps narrow cells
     ax.set(xlim=(0, max(values.shape[1], 16)), ylim=(len(values), 0))
-    ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=_SMALL)
-    ax.set_yticks(np.arange(len(values)) + 0.5, list(matrix.index), fontsize=_TEXT)
+    ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=SMALL)
+    ax.set_yticks(np.arange(len(values)) + 0.5, list(matrix.index), fontsize=TEXT)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
@@ -237,23 +248,23 @@ def plot_cost(costs: pd.DataFrame, tidy: pd.DataFrame, baselines: Collection[str
     :func:`trueshift.report.tables.topk_r2` gives; one panel per dataset × split.
     """
     rows = _headline(tidy)
-    rows = rows[rows["k"] == _main_k(rows["k"])]
+    rows = rows[rows["k"] == main_k(rows["k"])]
     keys = ["dataset", "split", "model", "variant"]
     spent = costs.astype(dict.fromkeys(keys, str)).assign(seconds=costs["train_seconds"] + costs["predict_seconds"])
     spent["gpu"] = spent["gpu_peak_mb"] > 0
     spent = spent.groupby(keys, as_index=False).agg(seconds=("seconds", "mean"), gpu=("gpu", "any"))
-    panels = list(_panels(rows.merge(spent, on=keys, how="left")))
+    panels = list(panels_of(rows.merge(spent, on=keys, how="left")))
     figure, axes = _grid([_size(part, 8) for _, part in panels], per_model=0.19, extra=1.0)
     for ax, (title, part) in zip(axes, panels, strict=True):
         drawn = part.dropna(subset=["value", "seconds"])
         left_out = sorted(set(part["name"]) - set(drawn["name"]))
-        _title(ax, title, f"without value or cost: {', '.join(left_out)}" if left_out and len(drawn) else "")
+        title_panel(ax, title, f"without value or cost: {', '.join(left_out)}" if left_out and len(drawn) else "")
         if len(drawn):
             _draw_cost(ax, drawn, baselines)
         else:
             _nothing(ax, bool(part["n_no_effect"].any()))
-    markers = (("o", "learned model, CPU", _BLUE), ("s", "learned model, GPU", _BLUE), ("o", "baseline", _GREY))
-    _legend(figure, [Line2D([], [], color=c, marker=m, ls="", label=text) for m, text, c in markers])
+    markers = (("o", "learned model, CPU", BLUE), ("s", "learned model, GPU", BLUE), ("o", "baseline", GREY))
+    add_legend(figure, [Line2D([], [], color=c, marker=m, ls="", label=text) for m, text, c in markers])
     return figure
 
 
@@ -263,9 +274,9 @@ def _draw_cost(ax: Axes, part: pd.DataFrame, baselines: Collection[str]) -> None
     ax.set_xscale("log")
     ax.grid(color="#e6e6e6", lw=0.6)
     ax.set_axisbelow(True)
-    ax.set_xlabel("seconds to train and predict", fontsize=_TEXT)
-    ax.set_ylabel("R², top 20 genes", fontsize=_TEXT)
-    ax.tick_params(labelsize=_TEXT, length=2)
+    ax.set_xlabel("seconds to train and predict", fontsize=TEXT)
+    ax.set_ylabel("R², top 20 genes", fontsize=TEXT)
+    ax.tick_params(labelsize=TEXT, length=2)
     seconds = part["seconds"].clip(lower=1e-3)
     inside = part.loc[part["value"].between(*LIMITS), "value"]
     low = max(LIMITS[0], inside.min() - 0.1) if len(inside) else LIMITS[0]
@@ -275,36 +286,23 @@ def _draw_cost(ax: Axes, part: pd.DataFrame, baselines: Collection[str]) -> None
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     wanted = (part["value"].clip(low, high) - low) / (high - low)
-    places = _spread(wanted.to_numpy()[::-1], 1 / max(len(part), 10))[::-1]
+    places = spread(wanted.to_numpy()[::-1], 1 / max(len(part), 10))[::-1]
     for place, x, (_, row) in zip(places, seconds, part.iterrows(), strict=True):
-        colour, y = _colour(row["model"], baselines), min(max(row["value"], low), high)
+        colour, y = colour_of(row["model"], baselines), min(max(row["value"], low), high)
         marker = ("s" if row["gpu"] else "o") if y == row["value"] else ("v" if y == low else "^")
         ax.plot(x, y, marker, color=colour, ms=5, clip_on=False, zorder=3)
-        text = row["name"] if y == row["value"] else f"{row['name']} ({_number(row['value'])})"
+        text = row["name"] if y == row["value"] else f"{row['name']} ({number(row['value'])})"
         ax.annotate(
             text,
             xy=(x, y),
             xytext=(1.06, place),
             textcoords="axes fraction",
-            fontsize=_TEXT,
+            fontsize=TEXT,
             color=colour,
             va="center",
             arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.45, "lw": 0.6, "shrinkB": 2, "relpos": (0, 0.5)},
             annotation_clip=False,
         )
-
-
-def _spread(wanted: np.ndarray, gap: float) -> np.ndarray:
-    """The positions nearest to ``wanted`` (ascending, in 0…1) that are ``gap`` apart; those that collide fan out."""
-    groups: list[list[float]] = []  # [sum of wanted first positions, members]
-    for i, value in enumerate(wanted):
-        groups.append([value - i * gap, 1])
-        while len(groups) > 1 and groups[-2][0] / groups[-2][1] >= groups[-1][0] / groups[-1][1]:
-            total, members = groups.pop()
-            groups[-1][0] += total
-            groups[-1][1] += members
-    base = np.repeat([total / members for total, members in groups], [int(members) for _, members in groups])
-    return np.clip(base, gap / 2, 1 - gap * (len(wanted) - 0.5)) + gap * np.arange(len(wanted))
 
 
 # --- shared -------------------------------------------------------------------------------------------
@@ -314,50 +312,23 @@ def _headline(tidy: pd.DataFrame) -> pd.DataFrame:
     rows = headline(tidy)
     if rows.empty:
         raise ContractError(f"the table has no row of {HEADLINE}; add it to evaluation: metrics:")
-    return _named(rows)
-
-
-def _named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Adds ``name``: the model, with its variant unless that is the default."""
-    default = rows["variant"].isin(["default", ""])
-    return rows.assign(name=rows["model"].where(default, rows["model"] + " " + rows["variant"]))
-
-
-def _main_k(ks: pd.Series) -> str:
-    return HEADLINE_K if (ks == HEADLINE_K).any() else min(ks, key=natural)
-
-
-def _panels(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for (dataset, split), part in rows.groupby(["dataset", "split"]):
-        yield f"{dataset} · {split}", part
+    return named(rows)
 
 
 def _grid(sizes: Sequence[int], per_model: float, extra: float) -> tuple[Figure, list[Axes]]:
     """Panels in two columns (one, if there is one panel), rows as high as their longest list of models asks."""
     columns = min(len(sizes), 2)
     heights = [per_model * max(sizes[i : i + columns]) + extra for i in range(0, len(sizes), columns)]
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.7), layout="constrained")
     axes = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
     for ax in axes[len(sizes) :]:
         ax.remove()
     return figure, list(axes[: len(sizes)])
 
 
-def _title(ax: Axes, title: str, note: str) -> None:
-    ax.set_title(title, fontsize=9, fontweight="bold", loc="left", pad=16)
-    ax.annotate(note, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=_SMALL, color="#595959")
-
-
-def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=_SMALL, frameon=False)
-
-
 def _nothing(ax: Axes, no_effect: bool) -> None:
     """Says why a panel is empty."""
-    text = NOTHING if no_effect else "no value is defined: see the reasons in scores.parquet"
-    ax.set(xticks=[], yticks=[], facecolor="#f7f7f7")
-    ax.spines[:].set_color("#d9d9d9")
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=_TEXT, style="italic")
+    empty(ax, NOTHING if no_effect else "no value is defined: see the reasons in scores.parquet")
 
 
 def _size(part: pd.DataFrame, least: int) -> int:
@@ -366,23 +337,10 @@ def _size(part: pd.DataFrame, least: int) -> int:
 
 
 def _counts(main: pd.DataFrame) -> str:
-    def span(column: str) -> str:
-        low, high = main[column].min(), main[column].max()
-        return f"{high:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
-
-    text = f"{span('n_conditions')} conditions"
+    text = f"{span(main['n_conditions'])} conditions"
     for column, what in (("n_no_effect", "without effect"), ("n_undefined", "undefined")):
-        text += f", {span(column)} {what}" if main[column].any() else ""
+        text += f", {span(main[column])} {what}" if main[column].any() else ""
     return text
-
-
-def _colour(model: str, baselines: Collection[str]) -> str:
-    return _GREY if model in baselines else _BLUE
-
-
-def _colour_labels(ax: Axes, models: Sequence[str], baselines: Collection[str]) -> None:
-    for label, model in zip(ax.get_yticklabels(), models, strict=True):
-        label.set_color(_colour(model, baselines))
 
 
 def _edge(value: float) -> float:
@@ -394,13 +352,5 @@ def _first(column: pd.Series) -> float:
     return float(known.iloc[0]) if len(known) else float("nan")
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
 def _many(n: int) -> str:
     return "1 condition" if n == 1 else f"{n} conditions"
-
-
-def _short(text: str, most: int = 32) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

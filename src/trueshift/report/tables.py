@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import CONDITION, ContractError, read_table
+from trueshift.evaluation.duplicates import TECHNICAL
 from trueshift.evaluation.metrics import METRICS
 from trueshift.evaluation.statistics import interval
+from trueshift.evaluation.validity import FLOORS
 
 ALL = "all"
 HEADLINE = "r2_topk"
 HEADLINE_K = "20"
 LOWER_IS_BETTER = [name for name, metric in METRICS.items() if metric.direction == "lower"]
-FLOORS = ("no_change", "mean_shift")
 NO_EFFECT = "no effect"  # as scores.parquet gives the reason
 CONSTANT = "constant_prediction"  # as scores.parquet flags it
 FOLD = ["dataset", "split", "fold"]
@@ -32,9 +33,10 @@ TOPK_COLUMNS = ["dataset", "split", "fold", "context", "model", "variant", "seed
 TOPK_COLUMNS += ["value", "low", "high", "ci_method"]
 TOPK_COLUMNS += ["n_conditions", "n_undefined", "n_no_effect", "n_constant", "floor", "ceiling"]
 
-_TEST = [*FOLD, *CONDITION, "cluster", "metric", "k"]  # what floor and ceiling are matched by
-_LINE = ["dataset", "split", "model", "variant", "metric", "k"]
-_AVERAGE = {"value": "mean", "reason": "first", "constant": "any"}
+# what stays apart when seeds are averaged, then folds; the leaderboard is made the same way
+TEST = [*FOLD, *CONDITION, "cluster", "metric", "k"]  # what floor and ceiling are matched by
+LINE = ["dataset", "split", "model", "variant", "metric", "k"]
+AVERAGE = {"value": "mean", "reason": "first", "constant": "any"}
 # What stays apart in the rows of each kind; the other two columns read "all".
 _CUTS: tuple[tuple[str, ...], ...] = ((), ("fold",), ("context",), ("seed",))
 
@@ -64,22 +66,24 @@ def topk_r2(scores: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     row rests on a single condition, a duplicate of too few cells to speak for itself does not count. Both are NaN
     where nothing is left. ``k`` is empty for metrics without one. Better is lower for errors, higher otherwise.
     """
-    rows = _rows(scores)
-    keys = [*_LINE, *[c for c in _TEST if c not in _LINE]]
-    averaged = rows.groupby(keys, sort=False, as_index=False).agg(_AVERAGE)
-    averaged = _with_references(averaged, ceilings)
-    by_seed = averaged.drop(columns=list(_AVERAGE)).merge(rows, on=keys)
-    cuts = [_cut(by_seed if "seed" in cut else averaged, cut) for cut in _CUTS]
+    rows = tests_of(scores)
+    keys = [*LINE, *[c for c in TEST if c not in LINE]]
+    averaged = rows.groupby(keys, sort=False, as_index=False).agg(AVERAGE)
+    averaged = with_references(averaged, ceilings)
+    by_seed = averaged.drop(columns=list(AVERAGE)).merge(rows, on=keys)
+    cuts = [means_over(by_seed if "seed" in cut else averaged, cut) for cut in _CUTS]
     tidy = pd.concat(cuts, ignore_index=True)
     return _ordered(tidy)[TOPK_COLUMNS]
 
 
-def _rows(scores: pd.DataFrame) -> pd.DataFrame:
+def tests_of(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of all metrics, labels as text."""
     columns = [*RUN, *CONDITION, "cluster", "metric", "k", "value", "reason", "flags"]
-    _require(scores, columns, "scores")
-    rows = _as_text(scores[columns], [c for c in columns if c != "value"])
-    rows["constant"] = rows.pop("flags").str.split(";").map(lambda flags: CONSTANT in flags) & rows["value"].notna()
+    require(scores, columns, "scores")
+    rows = as_text(scores[columns], [c for c in columns if c != "value"])
+    flags = rows.pop("flags")
+    constant = {text: CONSTANT in text.split(";") for text in flags.unique()}
+    rows["constant"] = flags.map(constant) & rows["value"].notna()
     keys = [c for c in rows if c not in ("value", "reason", "constant")]
     if rows.duplicated(keys).any():
         twice = rows.loc[rows.duplicated(keys), keys].iloc[0]
@@ -87,25 +91,25 @@ def _rows(scores: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _with_references(tests: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
+def with_references(tests: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     """Adds to each test what the baselines (columns 0, 1, …) and the technical duplicate (``ceiling``) score there."""
     bars = tests[tests["model"].isin(FLOORS)]
     names = bars["model"] + " " + bars["variant"]
-    wide = bars.pivot_table("value", index=_TEST, columns=names, sort=False)
+    wide = bars.pivot_table("value", index=TEST, columns=names, sort=False)
     wide.columns = pd.RangeIndex(wide.shape[1])
-    tests = tests.merge(wide.reset_index(), on=_TEST, how="left")
+    tests = tests.merge(wide.reset_index(), on=TEST, how="left")
 
-    keys = [c for c in _TEST if c != "cluster"]
+    keys = [c for c in TEST if c != "cluster"]
     if ceilings.empty:
         return tests.assign(ceiling=np.nan, alone=True)
-    _require(ceilings, [*keys, "value", "ceiling_use"], "ceilings")
-    tops = _as_text(ceilings, keys).groupby(keys, sort=False, as_index=False)
+    require(ceilings, ["model", *keys, "value", "ceiling_use"], "ceilings")
+    tops = as_text(ceilings[ceilings["model"] == TECHNICAL], keys).groupby(keys, sort=False, as_index=False)
     duplicate = tops.agg(ceiling=("value", "mean"), use=("ceiling_use", "first"))
     tests = tests.merge(duplicate, on=keys, how="left")
     return tests.assign(alone=tests.pop("use").eq("condition"))
 
 
-def _cut(tests: pd.DataFrame, kept: tuple[str, ...]) -> pd.DataFrame:
+def means_over(tests: pd.DataFrame, kept: tuple[str, ...]) -> pd.DataFrame:
     """One row per line and value of the columns ``kept``."""
     bars = [c for c in tests.columns if isinstance(c, int)]
     defined = tests["value"].notna()
@@ -113,9 +117,9 @@ def _cut(tests: pd.DataFrame, kept: tuple[str, ...]) -> pd.DataFrame:
     tests[[*bars, "ceiling"]] = tests[[*bars, "ceiling"]].where(defined)
     lacks = [f"lacks{b}" for b in bars]
 
-    keys = [*_LINE, *kept]
+    keys = [*LINE, *kept]
     units = [*keys, *[c for c in (*CONDITION, "cluster") if c not in keys]]
-    how: dict[Any, str] = {**_AVERAGE, "ceiling": "mean", "alone": "all"}
+    how: dict[Any, str] = {**AVERAGE, "ceiling": "mean", "alone": "all"}
     how |= {**dict.fromkeys(bars, "mean"), **dict.fromkeys(lacks, "any")}
     conditions = tests.groupby(units, sort=False).agg(how).reset_index()
     has = conditions["value"].notna()
@@ -170,7 +174,7 @@ def topk_r2_wide(tidy: pd.DataFrame) -> pd.DataFrame:
 
 def headline(tidy: pd.DataFrame) -> pd.DataFrame:
     """The rows of r2_topk over all folds, contexts and seeds; labels as text, also after a CSV."""
-    text = _as_text(tidy, ["dataset", "split", "fold", "context", "model", "variant", "seed", "metric", "k"])
+    text = as_text(tidy, ["dataset", "split", "fold", "context", "model", "variant", "seed", "metric", "k"])
     text["k"] = text["k"].str.removesuffix(".0")  # a CSV without k = all, but with empty k, reads as numbers
     whole = (text["fold"] == ALL) & (text["context"] == ALL) & (text["seed"] == ALL)
     return text[whole & (text["metric"] == HEADLINE)].reset_index(drop=True)
@@ -187,8 +191,8 @@ def undefined(scores: pd.DataFrame) -> pd.DataFrame:
     """Why values are missing: dataset, split, model, variant, metric, k, reason, n (conditions × folds, over seeds)."""
     keys = ["dataset", "split", "model", "variant", "metric", "k", "reason"]
     where = ["fold", *CONDITION, "cluster"]
-    _require(scores, [*keys, *where, "value"], "scores")
-    rows = _as_text(scores.loc[scores["value"].isna(), [*keys, *where]], [*keys, *where]).drop_duplicates()
+    require(scores, [*keys, *where, "value"], "scores")
+    rows = as_text(scores.loc[scores["value"].isna(), [*keys, *where]], [*keys, *where]).drop_duplicates()
     return _ordered(rows.groupby(keys, sort=False).size().rename("n").reset_index())
 
 
@@ -201,8 +205,8 @@ def conditions(truth: pd.DataFrame) -> pd.DataFrame:
     ``truth`` holds tables of conditions (:func:`trueshift.evaluation.reference.read_conditions`) with their dataset,
     split and fold. ``n_deg`` is missing where no test for differential expression is possible.
     """
-    _require(truth, CONDITIONS_COLUMNS, "truth_stats")
-    table = _as_text(truth[CONDITIONS_COLUMNS], CONDITIONS_TEXT)
+    require(truth, CONDITIONS_COLUMNS, "truth_stats")
+    table = as_text(truth[CONDITIONS_COLUMNS], CONDITIONS_TEXT)
     order = [*FOLD, *CONDITION]
     return table.sort_values(order, key=lambda column: column.map(natural), ignore_index=True)
 
@@ -214,7 +218,7 @@ def cost(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     :func:`path_labels`). ``device`` reads ``train / predict`` where the two differ; a stage without record is NaN.
     """
     table = pd.DataFrame(list(records), columns=[*RUN, "stage", "seconds", "peak_rss_mb", "gpu_peak_mb", "device"])
-    table = _as_text(table, [*RUN, "stage"])
+    table = as_text(table, [*RUN, "stage"])
     if table.duplicated([*RUN, "stage"]).any():
         twice = table.loc[table.duplicated([*RUN, "stage"]), [*RUN, "stage"]].iloc[0]
         raise ContractError(f"cost: {' | '.join(twice)} is there twice; give each file once")
@@ -267,13 +271,14 @@ def natural(text: str) -> tuple[int, float, str]:
     return (0, float(text), "") if text.isdecimal() else (1, 0.0, text)
 
 
-def _require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    """Raises :class:`ContractError` if a column is missing from ``what``."""
     missing = [c for c in columns if c not in table]
     if missing:
         raise ContractError(f"{what}: the column {missing[0]} is missing; make the file again with this version")
 
 
-def _as_text(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+def as_text(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     """A copy with these columns as plain text; what is missing becomes empty text."""
     return table.assign(**{c: table[c].astype(object).where(table[c].notna(), "").astype(str) for c in columns})
 

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from trueshift.contract import ContractError
 from trueshift.report import figures
 from trueshift.report.figures import plot_conditions, plot_cost, plot_topk_r2, save
+from trueshift.report.style import spread
 
 NAN = float("nan")
 
@@ -274,9 +275,9 @@ def test_cost_without_values_says_so():
 @pytest.mark.parametrize("wanted", [[0.5] * 8, [0.0, 0.01, 0.5, 0.99, 1.0], [0.2], np.linspace(0, 1, 10)])
 def test_spread_keeps_order_distance_and_bounds(wanted):
     wanted = np.asarray(wanted, dtype=float)
-    places = figures._spread(wanted, 0.1)
+    places = spread(wanted, 0.1)
     assert (np.diff(places) > 0.1 - 1e-9).all()
     assert places.min() >= 0
     assert places.max() <= 1
     free = [0.2, 0.5, 0.8]
-    np.testing.assert_allclose(figures._spread(np.array(free), 0.1), free)
+    np.testing.assert_allclose(spread(np.array(free), 0.1), free)
