@@ -14,15 +14,21 @@ include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
+include: "rules/figures.smk"
 
 
 rule all:
     default_target: True
     input:
         "results/tables/topk_r2.csv",
+        "results/tables/leaderboard.csv",
+        "results/tables/calibration.csv",
         "results/tables/conditions.csv",
+        "results/tables/leaks.csv",
         "results/tables/exclusions.csv",
         "results/tables/cost.csv",
         "results/figures/topk_r2.png",
+        "results/figures/leaderboard.png",
+        "results/figures/agreement.png",
         "results/figures/conditions.png",
         "results/figures/cost.png",

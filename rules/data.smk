@@ -1,4 +1,4 @@
-# dataset entry -> imported -> qc -> normalized -> per fold: split -> genes -> train, query, truth -> pairs
+# dataset entry -> imported -> qc -> normalized -> per fold: split -> genes -> train, query, truth, leaks -> pairs
 
 
 rule import_data:
@@ -99,6 +99,7 @@ rule partition:
         train="results/{dataset}/{split}/{fold}/train.h5ad",
         query="results/{dataset}/{split}/{fold}/query.h5ad",
         truth="results/{dataset}/{split}/{fold}/truth.h5ad",
+        leaks="results/{dataset}/{split}/{fold}/leaks.csv",
     log:
         "results/logs/{dataset}/{split}/{fold}/partition.log",
     conda:
@@ -109,7 +110,7 @@ rule partition:
     shell:
         "python -P workflow/scripts/partition.py --data {input.data:q} --split {input.split:q} --genes {input.genes:q}"
         " --settings {params.settings:q} --train {output.train:q} --query {output.query:q} --truth {output.truth:q}"
-        " > {log:q} 2>&1"
+        " --leaks {output.leaks:q} > {log:q} 2>&1"
 
 
 rule pair:

@@ -1,11 +1,13 @@
-# truth.h5ad -> truth_stats.parquet, ceiling.parquet (once per fold) ; prediction.h5ad -> scores.parquet
+# truth.h5ad -> truth_stats, halves, ceiling (once per fold) ; prediction.h5ad, ours or adopted -> scores -> calibration
 
 
 rule reference:
     input:
-        "results/{dataset}/{split}/{fold}/truth.h5ad",
+        truth="results/{dataset}/{split}/{fold}/truth.h5ad",
+        train="results/{dataset}/{split}/{fold}/train.h5ad",
     output:
         stats="results/{dataset}/{split}/{fold}/truth_stats.parquet",
+        halves="results/{dataset}/{split}/{fold}/halves.npz",
         ceiling="results/{dataset}/{split}/{fold}/ceiling.parquet",
     log:
         "results/logs/{dataset}/{split}/{fold}/reference.log",
@@ -15,15 +17,35 @@ rule reference:
         code=PLAN.code("workflow/scripts/reference.py"),
         settings=PLAN.evaluation,
     shell:
-        "python -P workflow/scripts/reference.py --truth {input:q} --settings {params.settings:q}"
-        " --out {output.stats:q} --ceiling {output.ceiling:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/reference.py --truth {input.truth:q} --train {input.train:q}"
+        " --settings {params.settings:q} --out {output.stats:q} --halves {output.halves:q}"
+        " --ceiling {output.ceiling:q} > {log:q} 2>&1"
+
+
+rule adopt:
+    input:
+        file=PLAN.adopted_file,
+        query="results/{dataset}/{split}/{fold}/query.h5ad",
+    output:
+        "results/{dataset}/{split}/{fold}/{model}/external/seed0/prediction.h5ad",
+    log:
+        "results/logs/{dataset}/{split}/{fold}/{model}/external/seed0/adopt.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/adopt.py"),
+        settings=PLAN.adoption,
+    shell:
+        "python -P workflow/scripts/adopt.py --file {input.file:q} --query {input.query:q}"
+        " --settings {params.settings:q} --fold {wildcards.fold} --out {output:q} > {log:q} 2>&1"
 
 
 rule score:
     input:
         prediction="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.h5ad",
-        query="results/{dataset}/{split}/{fold}/query.h5ad",
+        truth="results/{dataset}/{split}/{fold}/truth.h5ad",
         stats="results/{dataset}/{split}/{fold}/truth_stats.parquet",
+        halves="results/{dataset}/{split}/{fold}/halves.npz",
     output:
         "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scores.parquet",
     log:
@@ -35,6 +57,24 @@ rule score:
         settings=PLAN.evaluation,
         labels=PLAN.chain_labels,
     shell:
-        "python -P workflow/scripts/score.py --prediction {input.prediction:q} --query {input.query:q}"
-        " --truth-stats {input.stats:q} --settings {params.settings:q} --labels {params.labels:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/score.py --prediction {input.prediction:q} --truth {input.truth:q}"
+        " --truth-stats {input.stats:q} --halves {input.halves:q} --settings {params.settings:q}"
+        " --labels {params.labels:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule calibrate:
+    input:
+        floors=PLAN.floor_scores,
+        ceilings=PLAN.ceilings,
+    output:
+        "results/{dataset}/{split}/calibration.parquet",
+    log:
+        "results/logs/{dataset}/{split}/calibrate.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/calibrate.py"),
+        settings=PLAN.evaluation,
+    shell:
+        "python -P workflow/scripts/calibrate.py --floors {input.floors:q} --ceilings {input.ceilings:q}"
+        " --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"

@@ -35,6 +35,8 @@ rule predict:
     output:
         prediction="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.h5ad",
         cost="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict_cost.json",
+    wildcard_constraints:
+        variant=r"(?!external/)[A-Za-z0-9._-]+",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict.log",
     conda:

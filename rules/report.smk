@@ -1,4 +1,4 @@
-# scores.parquet, ceiling.parquet, costs -> tables/*.csv -> figures/*.png
+# scores.parquet, ceiling.parquet, calibration.parquet, leaks.csv, costs -> tables/*.csv
 
 
 rule topk_r2:
@@ -64,53 +64,54 @@ rule cost:
         "python -P workflow/scripts/cost.py --costs {input:q} --out {output:q} > {log:q} 2>&1"
 
 
-rule plot_topk_r2:
+rule calibration:
     input:
-        "results/tables/topk_r2.csv",
+        PLAN.all_of_splits("calibration.parquet"),
     output:
-        "results/figures/topk_r2.png",
+        "results/tables/calibration.csv",
     log:
-        "results/logs/plot_topk_r2.log",
+        "results/logs/calibration.log",
     conda:
         "../envs/evaluation.yaml"
     params:
-        code=PLAN.code("workflow/scripts/plot_topk_r2.py"),
-        baselines=PLAN.baselines,
+        code=PLAN.code("workflow/scripts/calibration.py"),
     shell:
-        "python -P workflow/scripts/plot_topk_r2.py --table {input:q} --baselines {params.baselines:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/calibration.py --calibrations {input:q} --out {output:q} > {log:q} 2>&1"
 
 
-rule plot_conditions:
+rule leaderboard:
     input:
-        PLAN.all_scores(),
+        scores=PLAN.all_scores(),
+        ceilings=PLAN.all_of_folds("ceiling.parquet"),
+        calibrations=PLAN.all_of_splits("calibration.parquet"),
     output:
-        "results/figures/conditions.png",
+        tidy="results/tables/leaderboard.csv",
+        wide="results/tables/leaderboard_wide.csv",
+        verdicts="results/tables/verdicts.csv",
+        vcc2025="results/tables/vcc2025.csv",
     log:
-        "results/logs/plot_conditions.log",
+        "results/logs/leaderboard.log",
     conda:
         "../envs/evaluation.yaml"
     params:
-        code=PLAN.code("workflow/scripts/plot_conditions.py"),
+        code=PLAN.code("workflow/scripts/leaderboard.py"),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_conditions.py --scores {input:q} --baselines {params.baselines:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/leaderboard.py --scores {input.scores:q} --ceilings {input.ceilings:q}"
+        " --calibrations {input.calibrations:q} --baselines {params.baselines:q} --out {output.tidy:q}"
+        " --wide {output.wide:q} --verdicts {output.verdicts:q} --vcc2025 {output.vcc2025:q} > {log:q} 2>&1"
 
 
-rule plot_cost:
+rule leaks:
     input:
-        cost="results/tables/cost.csv",
-        table="results/tables/topk_r2.csv",
+        PLAN.all_of_folds("leaks.csv"),
     output:
-        "results/figures/cost.png",
+        "results/tables/leaks.csv",
     log:
-        "results/logs/plot_cost.log",
+        "results/logs/leaks.log",
     conda:
         "../envs/evaluation.yaml"
     params:
-        code=PLAN.code("workflow/scripts/plot_cost.py"),
-        baselines=PLAN.baselines,
+        code=PLAN.code("workflow/scripts/leaks.py"),
     shell:
-        "python -P workflow/scripts/plot_cost.py --cost {input.cost:q} --table {input.table:q}"
-        " --baselines {params.baselines:q} --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/leaks.py --leaks {input:q} --out {output:q} > {log:q} 2>&1"

@@ -13,13 +13,21 @@ def row(metric: Metric) -> str:
     """One metric as a line of the table."""
     low, high = ("−∞" if b < -1e9 else "∞" if b > 1e9 else f"{b:g}".replace("-", "−") for b in metric.bounds)
     cells = [f"`{metric.name}`", metric.formula, f"{low} … {high}", metric.direction]
-    cells += [", ".join(metric.needs), "yes" if metric.per_k else "", metric.source]
+    cells += [
+        ", ".join(metric.needs),
+        "yes" if metric.per_k else "",
+        "" if metric.ranks else "shown only",
+        metric.source,
+    ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def table() -> str:
     """All metrics, in the order of the registry, as Markdown."""
-    head = ["| metric | formula | from … to | better | needs | per k | source |", "|---|---|---|---|---|---|---|"]
+    head = [
+        "| metric | formula | from … to | better | needs | per k | ranks | source |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     return "\n".join([*head, *map(row, METRICS.values()), ""])
 
 

@@ -33,7 +33,9 @@ QUESTIONS = {
     "new_combination": "combinations it never saw",
 }
 FLOORS = ("no_change", "mean_shift")  # every table needs them
+EXTERNAL = "external"  # the variant of what others predicted
 DEFAULT_MEMORY_MB = 2000
+ADOPTION_KEYS = ("columns", "control", "genes", "layer")
 IMPORT_KEYS = ("kind", "source", "columns", "filter", "features", "targets_measured", "preselected_genes")
 
 
@@ -90,6 +92,13 @@ class Plan:
                     seeds = self.run["seeds"][:1] if self.model(model).get("deterministic") else self.run["seeds"]
                     for fold in self.folds(dataset, split):
                         self.chains += [Chain(dataset, split, fold, model, variant, seed) for seed in seeds]
+        for name in self.run.get("predictions", []):
+            dataset, split = (self.prediction(name)[key] for key in ("dataset", "split"))
+            chosen = [chain for chain in self.chains if chain[:2] == (dataset, split)]
+            if not chosen:
+                raise WorkflowError(f"prediction {name} is for {dataset}/{split}, which run: does not choose")
+            folds = dict.fromkeys(chain.fold for chain in chosen)
+            self.chains += [Chain(dataset, split, fold, name, EXTERNAL, 0) for fold in folds]
         self.fold_paths = list(dict.fromkeys("/".join(chain[:3]) for chain in self.chains))
 
     # --- what the tables gather -------------------------------------------------------------------
@@ -99,17 +108,23 @@ class Plan:
         return [f"results/{chain.path}/scores.parquet" for chain in self.chains]
 
     def all_costs(self) -> list[str]:
-        """The cost files of every chain: training, then prediction."""
-        return [f"results/{chain.path}/{stage}_cost.json" for chain in self.chains for stage in ("train", "predict")]
+        """The cost files of every chain that is computed here: training, then prediction."""
+        ours = [chain for chain in self.chains if chain.variant != EXTERNAL]
+        return [f"results/{chain.path}/{stage}_cost.json" for chain in ours for stage in ("train", "predict")]
 
     def all_of_folds(self, name: str) -> list[str]:
         """One artefact of every fold."""
         return [f"results/{path}/{name}" for path in self.fold_paths]
 
+    def all_of_splits(self, name: str) -> list[str]:
+        """One artefact of every split of every dataset."""
+        return [f"results/{path}/{name}" for path in dict.fromkeys("/".join(chain[:2]) for chain in self.chains)]
+
     @property
     def baselines(self) -> list[str]:
         """The chosen models that figures draw as baselines: those of the environment of that name."""
-        return sorted({chain.model for chain in self.chains if self.model(chain.model)["env"] == "baselines"})
+        ours = {chain.model for chain in self.chains if chain.variant != EXTERNAL}
+        return sorted(model for model in ours if self.model(model)["env"] == "baselines")
 
     def exclusion_rows(self) -> str:
         """What was left out and why, as JSON."""
@@ -142,6 +157,15 @@ class Plan:
         if name not in self.config["models"]:
             raise unknown("model", name, list(self.config["models"]), "config/models.yaml")
         entry: dict[str, Any] = self.config["models"][name]
+        return entry
+
+    def prediction(self, name: str) -> dict[str, Any]:
+        """The entry of what others predicted."""
+        if name not in self.config["predictions"]:
+            raise unknown("prediction", name, list(self.config["predictions"]), "predictions:")
+        if name in self.config["models"]:
+            raise WorkflowError(f"predictions: {name} is the name of a model; choose another")
+        entry: dict[str, Any] = self.config["predictions"][name]
         return entry
 
     def variants(self, model: str) -> list[str]:
@@ -252,6 +276,30 @@ class Plan:
         if "pairs" in self.model(wildcards.model).get("needs", []):
             pairs = [f"{fold}/pairs_S{self._params(wildcards.model, wildcards.variant)['set_size']}.npz"]
         return {"train": f"{fold}/train.h5ad", "pairs": pairs}
+
+    def floor_scores(self, wildcards: Wildcards) -> list[str]:
+        """The scores of both floors on all folds of a split."""
+        split, seed = f"results/{wildcards.dataset}/{wildcards.split}", self.run["seeds"][0]
+        folds = self.folds(wildcards.dataset, wildcards.split)
+        return [f"{split}/{fold}/{floor}/default/seed{seed}/scores.parquet" for fold in folds for floor in FLOORS]
+
+    def ceilings(self, wildcards: Wildcards) -> list[str]:
+        """The technical duplicate on all folds of a split."""
+        split = f"results/{wildcards.dataset}/{wildcards.split}"
+        return [f"{split}/{fold}/ceiling.parquet" for fold in self.folds(wildcards.dataset, wildcards.split)]
+
+    def adopted_file(self, wildcards: Wildcards) -> str:
+        """The file that others predicted. Refuses a dataset or split that it is not for."""
+        entry = self.prediction(wildcards.model)
+        for key, value in (("dataset", wildcards.dataset), ("split", wildcards.split)):
+            if entry[key] != value:
+                raise WorkflowError(f"prediction {wildcards.model} is for {key} {entry[key]}, not {value}")
+        return str(entry["path"])
+
+    def adoption(self, wildcards: Wildcards) -> str:
+        """How such a file is read, as JSON."""
+        entry = self.prediction(wildcards.model)
+        return json.dumps({key: entry[key] for key in ADOPTION_KEYS if key in entry}, sort_keys=True)
 
     def tracking(self, wildcards: Wildcards) -> str:
         """What a training tells wandb of itself, as JSON."""

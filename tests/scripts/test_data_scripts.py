@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from trueshift.contract import read_h5ad, read_pairs
+import trueshift.data.partition
+from trueshift.contract import read_h5ad, read_pairs, read_table
+from trueshift.data.preprocess import normalize
+from trueshift.data.splits import make_split
 
 ROOT = Path(__file__).parents[2]
 SPLIT = {"type": "zero_shot_context", "folds": {"second": "c1"}, "validation": 0.2}
@@ -52,7 +56,7 @@ def imported(tmp_path: Path) -> Path:
 
 def test_the_road_from_qc_to_pairs(imported: Path) -> None:
     thresholds = {"min_genes": 5, "min_cells": 5}
-    steps = [
+    steps: list[tuple[str, dict[str, Any]]] = [
         (
             "qc",
             {
@@ -79,6 +83,7 @@ def test_the_road_from_qc_to_pairs(imported: Path) -> None:
                 "train": "f/train.h5ad",
                 "query": "f/query.h5ad",
                 "truth": "f/truth.h5ad",
+                "leaks": "f/leaks.csv",
             },
         ),
         ("pair", {"train": "f/train.h5ad", "set_size": 4, "seed": 1, "out": "f/pairs_S4.npz"}),
@@ -90,7 +95,10 @@ def test_the_road_from_qc_to_pairs(imported: Path) -> None:
         said[name] = done.stdout
     written = {str(path.relative_to(imported)) for path in imported.rglob("*") if path.is_file()}
     outputs = {
-        str(a[key]) for _, a in steps for key in ("out", "report", "figure", "train", "query", "truth") if key in a
+        str(a[key])
+        for _, a in steps
+        for key in ("out", "report", "figure", "train", "query", "truth", "leaks")
+        if key in a
     }
     assert written == outputs | {"imported.h5ad"}
     assert "cells: 112 before, 112 kept" in said["qc"]
@@ -98,6 +106,9 @@ def test_the_road_from_qc_to_pairs(imported: Path) -> None:
     assert "controls of c1: 12 input, 12 reference" in said["split"]
     assert "20 hvg" in said["select_genes"]
     assert "conditions asked: 2" in said["partition"]
+    assert "on both sides: perturbation: 2 of 2, first G0, G1; shared as the split says" in said["partition"]
+    leaks = read_table(imported / "f" / "leaks.csv").set_index("unit")
+    assert list(leaks.loc["context", ["promised", "n_both", "verdict"]]) == ["held out", 0, "ok"]
     train, query, truth = (read_h5ad(imported / "f" / f"{part}.h5ad") for part in ("train", "query", "truth"))
     assert set(truth.obs["role"]) == {"test", "control_reference", "control_input"}
     assert list(query.uns["conditions"]["perturbation"]) == ["G0", "G1"]
@@ -126,6 +137,7 @@ def test_the_road_from_qc_to_pairs(imported: Path) -> None:
                 "train": "t",
                 "query": "q",
                 "truth": "r",
+                "leaks": "l",
             },
             "of the data have no role",
         ),
@@ -148,3 +160,27 @@ def test_a_failing_script_says_one_line_and_leaves_nothing(
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr
     assert {path.name for path in imported.iterdir()} == before
+
+
+def test_a_leak_stops_partition_before_anything_can_be_trained_on_it(
+    imported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata = normalize(screen(), {})
+    adata.write_h5ad(imported / "normalized.h5ad")
+    split = make_split(adata.obs, SPLIT, "second")
+    split.loc[split.index[split["role"] == "test"][0], "role"] = "train"
+    split.to_csv(imported / "split.csv", index=False)
+    pd.DataFrame({"gene": adata.var_names, "selected": True}).to_csv(imported / "genes.csv", index=False)
+    # partition checks the split itself; here that check fails to see the leak, and the audit has to
+    monkeypatch.setattr(trueshift.data.partition, "check_split", lambda *_: None)
+    monkeypatch.chdir(imported)
+    words = ["--data", "normalized.h5ad", "--split", "split.csv", "--genes", "genes.csv"]
+    words += ["--settings", json.dumps({"split": SPLIT}), "--leaks", "leaks.csv"]
+    for part in ("train", "query", "truth"):
+        words += [f"--{part}", f"{part}.h5ad"]
+    path = str(ROOT / "workflow" / "scripts" / "partition.py")
+    monkeypatch.setattr(sys, "argv", [path, *words])
+    with pytest.raises(SystemExit, match=r"error: split.csv: leak: 1 of 1 .*unit context .*first c1"):
+        runpy.run_path(path, run_name="__main__")
+    assert read_table("leaks.csv").set_index("unit").loc["context", "verdict"] == "leak"
+    assert not {f"{part}.h5ad" for part in ("train", "query", "truth")} & {path.name for path in imported.iterdir()}

@@ -14,9 +14,10 @@ import pytest
 from scipy import sparse
 
 from trueshift.contract import make_prediction, write_h5ad
-from trueshift.evaluation.calibration import CEILING_COLUMNS
-from trueshift.evaluation.reference import read_conditions
+from trueshift.evaluation.duplicates import CEILING_COLUMNS
+from trueshift.evaluation.halves import read_halves
 from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS
+from trueshift.evaluation.truth import read_conditions
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"metrics": ["r2_topk", "pearson_delta", "mse"], "k": [20, "all"], "duplicate_halvings": 2, "seed": 0}
@@ -56,8 +57,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_h5ad(truth, made / "truth.h5ad")
     write_h5ad(query, made / "query.h5ad")
     write_h5ad(make_prediction(query, query.X.mean(axis=0).reshape(1, -1)), made / "prediction.h5ad")
+    train = truth[obs["role"] != "control_reference"].copy()
+    train.obs["role"] = train.obs["role"].astype(str).replace("test", "train")
+    write_h5ad(train, made / "train.h5ad")
     done = script(
-        "reference", made, truth="truth.h5ad", settings=SETTINGS, out="truth_stats.parquet", ceiling="ceiling.parquet"
+        "reference",
+        made,
+        truth="truth.h5ad",
+        train="train.h5ad",
+        settings=SETTINGS,
+        out="truth_stats.parquet",
+        halves="halves.npz",
+        ceiling="ceiling.parquet",
     )
     assert done.returncode == 0, done.stderr
     assert "1 conditions, 24 genes" in done.stdout
@@ -67,7 +78,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scores(folder: Path, **changed: Any) -> subprocess.CompletedProcess[str]:
     arguments: dict[str, Any] = {
         "prediction": "prediction.h5ad",
-        "query": "query.h5ad",
+        "truth": "truth.h5ad",
+        "halves": "halves.npz",
         "truth_stats": "truth_stats.parquet",
         "settings": SETTINGS,
         "labels": RUN,
@@ -76,10 +88,11 @@ def scores(folder: Path, **changed: Any) -> subprocess.CompletedProcess[str]:
     return script("score", folder, **(arguments | changed))
 
 
-def test_reference_writes_both_files(folder: Path) -> None:
+def test_reference_writes_its_three_files(folder: Path) -> None:
     conditions = read_conditions(folder / "truth_stats.parquet")
     assert conditions[["n_cells", "n_controls"]].to_numpy().tolist() == [[60, 120]]
     assert conditions.loc[0, "n_deg"] >= 10
+    assert len(read_halves(folder / "halves.npz")) == 2
     ceiling = pd.read_parquet(folder / "ceiling.parquet")
     assert ceiling.columns.tolist() == CEILING_COLUMNS
     assert ceiling["ceiling_use"].unique().tolist() == ["condition"]
@@ -98,6 +111,8 @@ def test_score_writes_labelled_rows(folder: Path) -> None:
         ["mse", ""],
     ]
     np.testing.assert_allclose(table["value"].iloc[:3], 0, atol=1e-6)
+    assert (table["n_halvings"] == 2).all()
+    np.testing.assert_allclose(table["value_half"].iloc[:3], 0, atol=1e-6)
     assert table["flags"].tolist() == ["", "", "constant_prediction", ""]
     assert table.loc[0, list(LABELS)].tolist() == ["d", "s", "1", "no_change", "default", "0"]
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from trueshift.evaluation.reference import truth_statistics, write_truth
+from trueshift.evaluation.reference import truth_statistics
+from trueshift.evaluation.truth import write_truth
 
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG"

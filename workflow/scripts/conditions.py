@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import write_table
-from trueshift.evaluation.reference import read_conditions
+from trueshift.evaluation.truth import read_conditions
 from trueshift.report.tables import FOLD, conditions, gather
 
 

@@ -1,4 +1,4 @@
-"""Prepares the truth side of a test: truth.h5ad → truth_stats.parquet and the technical duplicate, ceiling.parquet."""
+"""Prepares the truth side of a test: truth.h5ad → truth_stats.parquet, halves.npz and the ceiling, ceiling.parquet."""
 
 import argparse
 import json
@@ -6,20 +6,24 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import read_h5ad, write_table
-from trueshift.evaluation.calibration import duplicate_ceiling
-from trueshift.evaluation.reference import truth_statistics, write_truth
+from trueshift.evaluation.duplicates import ceiling, halvings
+from trueshift.evaluation.halves import write_halves
+from trueshift.evaluation.reference import TestCells, truth_statistics
+from trueshift.evaluation.truth import write_truth
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--truth", required=True, type=Path)
+    parser.add_argument("--train", required=True, type=Path)
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: metrics, k, duplicate_halvings, seed")
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--ceiling", required=True, type=Path)
+    parser.add_argument("--halves", type=Path, help="also halves the test cells, into this file")
+    parser.add_argument("--ceiling", type=Path, help="and scores one half against the other, into this file")
     args = parser.parse_args()
 
     truth = read_h5ad(args.truth)
-    statistics = truth_statistics(truth)
+    statistics = truth_statistics(truth, read_h5ad(args.train))
     conditions = statistics.conditions
     print(f"{len(conditions)} conditions, {len(statistics.genes)} genes")
     print(f"differentially expressed genes: {conditions['n_deg'].min()} to {conditions['n_deg'].max()} per condition")
@@ -27,9 +31,12 @@ def main() -> None:
     flags = conditions.loc[conditions["flags"] != "", "flags"].value_counts().to_dict()
     print(f"conditions flagged: {flags or 'none'}")
     write_truth(statistics, args.out)
-    ceiling = duplicate_ceiling(truth, statistics, args.settings)
-    write_table(ceiling, args.ceiling)
-    print(f"technical duplicate: {args.settings['duplicate_halvings']} halvings, {len(ceiling)} rows")
+    if args.halves and args.ceiling:
+        halves, duplicates = halvings(TestCells(truth), statistics, args.settings)
+        write_halves(halves, args.halves)
+        table = ceiling(statistics, halves, duplicates, args.settings)
+        write_table(table, args.ceiling)
+        print(f"halvings: {len(halves)}, of {len(halves.conditions)} conditions with 20 test cells or more")
 
 
 if __name__ == "__main__":

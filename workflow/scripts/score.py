@@ -1,4 +1,4 @@
-"""Scores one prediction: prediction.h5ad against truth_stats.parquet → scores.parquet."""
+"""Scores one prediction: prediction.h5ad against truth.h5ad and its statistics → scores.parquet."""
 
 import argparse
 import json
@@ -6,24 +6,27 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import check_prediction, read_h5ad, write_table
-from trueshift.evaluation.reference import read_truth
+from trueshift.evaluation.halves import read_halves
 from trueshift.evaluation.scoring import label, score
+from trueshift.evaluation.truth import read_truth
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prediction", required=True, type=Path)
-    parser.add_argument("--query", required=True, type=Path)
+    parser.add_argument("--truth", required=True, type=Path)
     parser.add_argument("--truth-stats", required=True, type=Path)
+    parser.add_argument("--halves", type=Path, help="also scores against the halves of the test cells in this file")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: metrics, k")
     parser.add_argument("--labels", required=True, type=json.loads, help="JSON: dataset, split, fold, model, …")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    prediction = read_h5ad(args.prediction)
-    check_prediction(prediction, read_h5ad(args.query), args.prediction)
-    scores = label(score(prediction, read_truth(args.truth_stats), args.settings), args.labels)
-    write_table(scores, args.out)
+    prediction, truth = read_h5ad(args.prediction), read_h5ad(args.truth)
+    check_prediction(prediction, truth, args.prediction)
+    halves = read_halves(args.halves) if args.halves else None
+    scores = score(prediction, truth, read_truth(args.truth_stats), args.settings, halves)
+    write_table(label(scores, args.labels), args.out)
     undefined = scores.loc[scores["value"].isna(), "reason"].value_counts().to_dict()
     print(f"{len(scores)} scores; undefined: {undefined or 'none'}")
 

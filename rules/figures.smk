@@ -1,0 +1,102 @@
+# tables/*.csv, scores.parquet -> figures/*.png ; on demand: scatter.png beside any prediction.h5ad
+
+
+rule plot_topk_r2:
+    input:
+        "results/tables/topk_r2.csv",
+    output:
+        "results/figures/topk_r2.png",
+    log:
+        "results/logs/plot_topk_r2.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/plot_topk_r2.py"),
+        baselines=PLAN.baselines,
+    shell:
+        "python -P workflow/scripts/plot_topk_r2.py --table {input:q} --baselines {params.baselines:q}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule plot_conditions:
+    input:
+        PLAN.all_scores(),
+    output:
+        "results/figures/conditions.png",
+    log:
+        "results/logs/plot_conditions.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/plot_conditions.py"),
+        baselines=PLAN.baselines,
+    shell:
+        "python -P workflow/scripts/plot_conditions.py --scores {input:q} --baselines {params.baselines:q}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule plot_cost:
+    input:
+        cost="results/tables/cost.csv",
+        table="results/tables/topk_r2.csv",
+    output:
+        "results/figures/cost.png",
+    log:
+        "results/logs/plot_cost.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/plot_cost.py"),
+        baselines=PLAN.baselines,
+    shell:
+        "python -P workflow/scripts/plot_cost.py --cost {input.cost:q} --table {input.table:q}"
+        " --baselines {params.baselines:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule plot_leaderboard:
+    input:
+        "results/tables/leaderboard.csv",
+    output:
+        "results/figures/leaderboard.png",
+    log:
+        "results/logs/plot_leaderboard.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/plot_leaderboard.py"),
+        baselines=PLAN.baselines,
+    shell:
+        "python -P workflow/scripts/plot_leaderboard.py --table {input:q} --baselines {params.baselines:q}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule plot_agreement:
+    input:
+        "results/tables/leaderboard.csv",
+    output:
+        "results/figures/agreement.png",
+    log:
+        "results/logs/plot_agreement.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/plot_agreement.py"),
+    shell:
+        "python -P workflow/scripts/plot_agreement.py --table {input:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule scatter:
+    input:
+        prediction="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.h5ad",
+        stats="results/{dataset}/{split}/{fold}/truth_stats.parquet",
+    output:
+        "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scatter.png",
+    log:
+        "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scatter.log",
+    conda:
+        "../envs/evaluation.yaml"
+    params:
+        code=PLAN.code("workflow/scripts/scatter.py"),
+    shell:
+        "python -P workflow/scripts/scatter.py --prediction {input.prediction:q} --truth-stats {input.stats:q}"
+        " --out {output:q} > {log:q} 2>&1"
