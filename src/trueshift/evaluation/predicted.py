@@ -66,13 +66,12 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
         raise ContractError("prediction: its genes are not those of the truth, in the same order; predict again")
     n, n_genes = len(truth.conditions), len(truth.genes)
     codes = condition_rows(prediction.obs, truth.conditions, "prediction")
-    mean = pseudobulks(prediction.X, codes, n)
     about = metadata(prediction)
     kind = OWN if about["output"] == "cells" else str(about.get("cells", COPIES))
     if not {"cells", "copies"} & set(needs) or (kind == COPIES and "copies" not in needs):
-        return Predicted(mean)
+        return Predicted(pseudobulks(prediction.X, codes, n))
 
-    z, p_adjusted, variance = (np.full((n, n_genes), np.nan) for _ in range(3))
+    mean, z, p_adjusted, variance = (np.full((n, n_genes), np.nan) for _ in range(4))
     within, to_truth = np.full((2, n), np.nan), np.full((2, len(test.role)), np.nan)
     blocks = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n))[:-1])
     contexts = truth.conditions["context"].astype(str).to_numpy()
@@ -81,7 +80,10 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
         controls = test.dense(test.controls(context, "control_input"))
         ordered = SortedCells.of(controls) if len(controls) else None
         for i in np.flatnonzero(contexts == context):
-            cells = controls if kind == INPUT_CONTROLS else dense(prediction.X[blocks[i]])
+            cells = dense(prediction.X[blocks[i]])
+            mean[i] = cells.mean(axis=0, dtype=np.float64)
+            if kind == INPUT_CONTROLS:
+                cells = controls
             if kind == COPIES:
                 cells = np.repeat(cells, n_cells[i], axis=0)
             if ordered is not None and len(cells):

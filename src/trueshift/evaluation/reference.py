@@ -33,10 +33,9 @@ def truth_statistics(truth: ad.AnnData, train: ad.AnnData | None = None) -> Trut
     table = asked(truth)
     test = TestCells(truth)
     n, n_genes = len(table), truth.n_vars
-    mean = pseudobulks(test.matrix[test.rows], test.codes, n)
     control = {half: np.full((n, n_genes), np.nan) for half in HALVES}
     n_control = {half: np.zeros(n, dtype=np.int32) for half in HALVES}
-    z, p, p_adjusted, variance = (np.full((n, n_genes), np.nan) for _ in range(4))
+    mean, z, p, p_adjusted, variance = (np.full((n, n_genes), np.nan) for _ in range(5))
     pairs = np.full((3, n), np.nan)  # bandwidth, mean distance and mean kernel within
     for name, members in table.groupby(table["context"].astype(str)).indices.items():
         rows = {half: test.controls(str(name), half) for half in HALVES}
@@ -47,7 +46,8 @@ def truth_statistics(truth: ad.AnnData, train: ad.AnnData | None = None) -> Trut
         testable = not _too_few(n_control)[members].any()
         reference = SortedCells.of(test.dense(rows["control_reference"])) if testable else None
         for i in members:
-            cells = test.dense(test.of(i))
+            cells = test.cells(i)
+            mean[i] = cells.mean(axis=0, dtype=np.float64)
             if len(cells) > 1:
                 variance[i] = cells.var(axis=0, ddof=1, dtype=np.float64)
                 pairs[:, i] = distances.pairs_of(cells)
