@@ -33,14 +33,19 @@ class Guide(Project):
         (folder / ".snakemake").mkdir()
         (folder / ".snakemake/conda").symlink_to(ROOT / ".snakemake/conda")
 
-    def follow(self, page):
-        """Does what the blocks of a page say, in order; returns what the commands printed."""
+    def follow(self, page, scripts=()):
+        """Does what the blocks of a page say, in order; returns what the commands printed.
+
+        ``scripts`` are files that readers run in an environment of their own: here that of the tests.
+        """
         printed = []
         for language, place, content in BLOCK.findall((ROOT / "docs" / page).read_text()):
             if language == "bash":
                 printed.append(self.bash(content))
             elif place:
                 self.write(*re.fullmatch(r"([^,]+?)(?:, (at the end|after: .+))?", place).groups(), content)
+                if place in scripts:
+                    subprocess.run([sys.executable, place], cwd=self.folder, check=True)
         assert printed
         return printed
 
@@ -123,6 +128,17 @@ def test_add_a_metric(guide):
     both += "assert set(enum) == set(METRICS) and 'direction_topk' in d.table()"
     environment = {**os.environ, "PYTHONPATH": f"{guide.folder / 'src'}:{guide.folder / 'workflow'}"}
     subprocess.run([sys.executable, "-c", both], env=environment, check=True)
+
+
+def test_score_others(guide):
+    guide.follow("score-others.md", scripts=["mine.py"])
+    board = pd.read_csv(guide.folder / "results/tables/leaderboard.csv")
+    board = board[board["metric"].isin(["r2_topk", "pearson_delta", "mse"]) & board["k"].isin(["20", np.nan])]
+    board = board.pivot(index="metric", columns="model", values="value")
+    assert set(board) == {"mine", "mean_shift", "no_change"}
+    np.testing.assert_allclose(board["mine"], board["mean_shift"], rtol=1e-4)  # the page follows its definition
+    log = guide.folder / "results/logs/simulated/new_combination/pairs/mine/external/seed0/adopt.log"
+    assert "these are profiles" in log.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 FOLD = "results/mini/new_context/one"
-TABLES = ("topk_r2", "topk_r2_wide", "undefined", "conditions", "exclusions", "cost")
+TABLES = ("topk_r2", "topk_r2_wide", "undefined", "conditions", "exclusions", "cost", "leaks")
+TABLES += ("calibration", "leaderboard", "leaderboard_wide", "verdicts")
 TIDY = (
     "dataset split fold context model variant seed metric k value low high ci_method"
     " n_conditions n_undefined n_no_effect n_constant floor ceiling"
@@ -22,7 +23,7 @@ def scores(project, chain):
 def test_everything_is_there_and_nothing_is_left_to_do(finished):
     for table in TABLES:
         assert len(pd.read_csv(finished.folder / f"results/tables/{table}.csv")) or table == "undefined"
-    for figure in ("topk_r2", "conditions", "cost", "qc/mini"):
+    for figure in ("topk_r2", "leaderboard", "agreement", "conditions", "cost", "qc/mini"):
         content = (finished.folder / f"results/figures/{figure}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
     assert "Nothing to be done" in finished.snakemake("-n").stdout
@@ -41,6 +42,62 @@ def test_the_tidy_table_has_floors_ceilings_and_every_model(finished):
     assert (new_context["ceiling"] > new_context["floor"]).all()
     assert (table["seed"] == "1").any(), "models that are not deterministic run every seed"
     assert set(table.loc[table["seed"] == "1", "model"]) == {"scgen", "state"}
+
+
+def test_too_few_held_out_units_rank_nothing_and_the_tables_say_so(finished):
+    verdicts = pd.read_csv(finished.folder / "results/tables/verdicts.csv", keep_default_na=False).set_index("split")
+    assert verdicts["metric"].to_dict() == {"new_combination": "none", "new_context": "none"}
+    assert "1 held-out unit: no interval below 5" in verdicts.loc["new_context", "note"]
+    board = pd.read_csv(finished.folder / "results/tables/leaderboard.csv")
+    assert board["rank"].isna().all()
+    assert board["value"].notna().any()
+    calibration = pd.read_csv(finished.folder / "results/tables/calibration.csv")
+    assert set(calibration["passes"]) == {"no"}
+    cells = board[(board["metric"] == "e_distance") & board["value"].notna()]
+    assert set(cells["model"]) == {"no_change", "scgen", "state"}, "the others predict profiles"
+
+
+def test_floors_and_models_are_scored_on_the_halves_of_the_ceiling(finished):
+    ceiling = pd.read_parquet(finished.folder / f"{FOLD}/ceiling.parquet").query("metric == 'mse'")
+    found = scores(finished, "new_context/one/no_change/default/seed0").query("metric == 'mse'")
+    assert len(ceiling) == len(found) > 0
+    assert set(found["n_halvings"]) == {2}
+    both = found.merge(ceiling, on=["context", "perturbation", "dose"], suffixes=("", "_duplicate"))
+    assert (both["value_half"] > both["value_duplicate"]).mean() > 0.5
+
+
+def test_the_leak_audit_counts_both_sides(finished):
+    leaks = pd.read_csv(finished.folder / "results/tables/leaks.csv").set_index(["split", "unit"])
+    assert leaks.loc[("new_context", "context"), ["promised", "n_both", "verdict"]].tolist() == ["held out", 0, "ok"]
+    assert leaks.loc[("new_context", "perturbation"), "n_both"] > 0
+    assert leaks.loc[("new_combination", "component"), "n_both"] > 0
+    assert "leak" not in set(leaks["verdict"])
+
+
+def test_what_others_predicted_is_scored_like_ours(finished):
+    ours = finished.folder / f"{FOLD}/state/tiny/seed0"
+    entry = {"path": str(ours / "prediction.h5ad"), "dataset": "mini", "split": "new_context"}
+    more = finished.folder / "others.yaml"
+    more.write_text(json.dumps({"run": {"predictions": ["theirs"]}, "predictions": {"theirs": entry}}))
+    target = f"{FOLD}/theirs/external/seed0/scores.parquet"
+    jobs = finished.planned(target, "--cores", "2", more=more)
+    assert jobs == {"adopt": 1, "score": 1, "total": 2}
+    planned = finished.planned("--cores", "2", more=more)
+    assert "train" not in planned
+    assert {"leaderboard", "topk_r2"} <= set(planned)
+    finished.snakemake(target, "--cores", "2", more=more)
+    theirs = scores(finished, "new_context/one/theirs/external/seed0")
+    columns = ["metric", "k", "value", "value_half"]
+    pd.testing.assert_frame_equal(theirs[columns], scores(finished, "new_context/one/state/tiny/seed0")[columns])
+    wrong = finished.snakemake(target.replace("new_context/one", "new_combination/pairs"), "-n", check=False, more=more)
+    assert "prediction theirs is for split new_context, not new_combination" in wrong.stdout
+
+
+def test_effects_are_drawn_for_any_prediction(finished):
+    target = f"{FOLD}/additive/default/seed0/scatter.png"
+    assert finished.planned(target, "--cores", "2") == {"scatter": 1, "total": 1}
+    finished.snakemake(target, "--cores", "2")
+    assert (finished.folder / target).read_bytes().startswith(b"\x89PNG")
 
 
 def test_each_exclusion_has_its_reason(finished):
