@@ -1,5 +1,5 @@
 # Needs Linux, Python ≥ 3.11 with venv, git and make. Everything else is installed below this folder.
-.PHONY: help install demo environments test lint docs check-data lock clean-results
+.PHONY: help install demo environments test lint docs check-data benchmark lock clean-results
 .DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,9 +23,9 @@ install: .venv/installed  ## the driver: Snakemake and uv in .venv
 	$(DRIVER)/pip install --quiet --disable-pip-version-check -r envs/driver.txt
 	touch $@
 
-.envs/test/installed: envs/test.yaml | .venv/installed
-	rm -rf .envs/test
-	$(CONDA) env create --file envs/test.yaml --prefix .envs/test
+.envs/%/installed: envs/%.yaml | .venv/installed
+	rm -rf $(@D)
+	$(CONDA) env create --file $< --prefix $(@D)
 	touch $@
 
 demo: .venv/installed  ## the simulated default, from nothing to tables and figures
@@ -43,15 +43,20 @@ lint: .envs/test/installed .venv/installed  ## ruff, mypy, snakefmt, snakemake -
 environments: .venv/installed  ## the environments of all rules, ready to use
 	$(DRIVER)/snakemake --cores $(CORES) --conda-create-envs-only
 
-test: lint environments  ## lint, then all tests
+test: lint environments .envs/comparators/installed  ## lint, then all tests
 	$(TEST)/pytest tests/library tests/scripts
 	$(call run_in,baselines) tests/conformance --env baselines
 	$(call run_in,torch) tests/models/torch tests/conformance --env torch
 	$(call run_in,scvi) tests/models/scvi tests/conformance --env scvi
+	.envs/comparators/bin/python -m pytest tests/comparators
 	$(TEST)/pytest tests/workflow
 
 check-data: .envs/test/installed  ## checks on real data: make check-data DATA=folder
 	TRUESHIFT_DATA="$(realpath $(DATA))" $(TEST)/pytest tests/data
+
+benchmark: environments .envs/comparators/installed  ## scoring beside cell-eval: time, memory, agreement
+	$(DRIVER)/python benchmarks/scoring.py
+	$(DRIVER)/python benchmarks/scoring.py --panel 5000
 
 lock: .venv/installed  ## resolves envs/requirements/*.in anew
 	$(DRIVER)/python envs/lock.py

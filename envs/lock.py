@@ -1,11 +1,13 @@
 """Resolves ``envs/requirements/*.in`` into full locks: one conda env file each, and ``driver.txt`` for the driver.
 
-Run ``make lock`` after changing a requirement. A lock lists every package, transitive ones too, as ``name==version``;
-it holds no address, so it serves any index or mirror, and no CUDA package: torch pins its own for the build it finds.
+Run ``make lock`` after changing a requirement, or ``python envs/lock.py NAME`` for one lock alone. A lock lists every
+package, transitive ones too, as ``name==version``; it holds no address, so it serves any index or mirror, and no CUDA
+package: torch pins its own for the build it finds.
 """
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from fallback.venv_conda import uv, uv_environment
@@ -23,10 +25,13 @@ def resolve(requirements: Path, *options: str) -> list[str]:
     return [re.sub(r"\+cpu$", "", line) for line in output.splitlines() if not BROUGHT_BY_TORCH.match(line)]
 
 
-def main() -> None:
-    """Writes every lock."""
-    for requirements in sorted(HERE.glob("requirements/*.in")):
-        name = requirements.stem
+def main(chosen: list[str]) -> None:
+    """Writes the locks ``chosen``, or every one."""
+    known = {file.stem: file for file in sorted(HERE.glob("requirements/*.in"))}
+    for name in chosen or known:
+        if name not in known:
+            sys.exit(f"error: no envs/requirements/{name}.in (there are: {', '.join(known)})")
+        requirements = known[name]
         if name == "driver":  # installed by pip on whatever Python ≥ 3.11 the user has
             HERE.joinpath("driver.txt").write_text("\n".join(resolve(requirements, "--universal")) + "\n")
             continue
@@ -37,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
