@@ -6,8 +6,8 @@
 
 Each run is a process of its own, from its start to its end, files read and written included. Before, all of them run
 once on a small screen, so that files and what is compiled once are at hand; cell-eval compiles some of its functions
-anew in every process. Ours run on one thread, as they do in the workflow; cell-eval gets every core. The last lines
-are what no scoring can go below on this machine.
+anew in every process. Both get every core: ours as with ``--set-threads reference=2 score=2`` in the workflow, where
+the default is one. The last lines are what no scoring can go below on this machine.
 
 With ``--panel`` no cells are made: that many conditions are scored by their mean expression in one call.
 """
@@ -27,7 +27,7 @@ LABELS = {"dataset": "simulated", "split": "s", "fold": "1", "model": "m", "vari
 LEFT_OUT = ["legacy_r2_topk"]  # compares cell by cell, to reproduce a published table
 FORMS = ("dense", "sparse")  # of cell-eval's input
 SMALL = {"cells": 600, "genes": 100, "perturbations": 5}
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # what Snakemake sets for a job
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # Snakemake sets them for a job
 
 
 class Run(NamedTuple):
@@ -70,7 +70,7 @@ class Programs(NamedTuple):
         words = ["run", "-ar", folder / f"real{suffix}.h5ad", "-ap", folder / f"pred{suffix}.h5ad"]
         words += ["--pert-col", "perturbation", "--control-pert", "control", "--profile", "full"]
         words += ["--num-threads", str(os.cpu_count()), "-o", folder / f"cell_eval_{form}"]
-        return measured(folder, f"cell_eval_{form}", self.peer.with_name("cell-eval"), *words, one_thread=False)
+        return measured(folder, f"cell_eval_{form}", self.peer.with_name("cell-eval"), *words)
 
     def settings(self) -> str:
         """All our metrics but one, as JSON."""
@@ -80,19 +80,18 @@ class Programs(NamedTuple):
         return json.dumps({"metrics": [name for name in metrics if name not in LEFT_OUT], "k": k})
 
 
-def environment(one_thread: bool = True) -> dict[str, str]:
-    """That of a process: it finds the library, and has one thread or all."""
-    kept = {name: value for name, value in os.environ.items() if name not in THREADS}
-    return kept | {"PYTHONPATH": str(ROOT / "src")} | (dict.fromkeys(THREADS, "1") if one_thread else {})
+def environment() -> dict[str, str]:
+    """That of a process: it finds the library, and has a thread on every core."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), **dict.fromkeys(THREADS, str(os.cpu_count()))}
 
 
-def measured(folder: Path, name: str, *command: object, one_thread: bool = True) -> Run:
+def measured(folder: Path, name: str, *command: object) -> Run:
     """Runs a command, its output in ``folder/name.log``; ends the benchmark if it fails."""
     log = folder / f"{name}.log"
     with log.open("w") as file:
         begin = time.perf_counter()
         process = subprocess.Popen(
-            [str(word) for word in command], stdout=file, stderr=subprocess.STDOUT, env=environment(one_thread)
+            [str(word) for word in command], stdout=file, stderr=subprocess.STDOUT, env=environment()
         )
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin

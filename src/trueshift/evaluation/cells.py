@@ -21,8 +21,11 @@ def distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]
     for start in range(0, len(a), height):
         rows = slice(start, min(start + height, len(a)))
         part = a[rows] - centre
-        squared = np.einsum("ij,ij->i", part, part)[:, None] + norm - 2 * part @ b.T
-        yield rows, np.sqrt(np.maximum(squared, 0))
+        squared = part @ b.T
+        squared *= -2
+        squared += norm
+        squared += np.einsum("ij,ij->i", part, part)[:, None]
+        yield rows, np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
 
 
 def kernel(distance: np.ndarray, bandwidth: float) -> np.ndarray:
@@ -66,6 +69,19 @@ def within(cells: np.ndarray, bandwidth: float, parts: np.ndarray | None = None)
     """
     chosen = np.ones((1, len(cells))) if parts is None else parts.astype(np.float64)
     return _means(cells, chosen, chosen, bandwidth, same=True)
+
+
+def within_at(cells: np.ndarray, bandwidths: np.ndarray) -> np.ndarray:
+    """:func:`within` of all ``cells`` for several bandwidths (B,), from one matrix of distances: shape (2, B)."""
+    n, sums = len(cells), np.zeros((2, len(bandwidths)))
+    if n < 2:
+        return np.full(sums.shape, np.nan)
+    for rows, block in distances(cells, cells):
+        block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0
+        sums[0] += block.sum()
+        sums[1] += [kernel(block, bandwidth).sum() for bandwidth in bandwidths]
+    sums[1] -= n  # the kernel of a cell with itself is 1
+    return sums / (n * (n - 1))
 
 
 def between(cells: np.ndarray, bandwidth: float, parts: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -75,26 +75,34 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
     within, to_truth = np.full((2, n), np.nan), np.full((2, len(test.role)), np.nan)
     blocks = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n))[:-1])
     contexts = truth.conditions["context"].astype(str).to_numpy()
-    n_cells = truth.conditions["n_cells"].to_numpy()
+    n_cells, bandwidths = truth.conditions["n_cells"].to_numpy(), truth.conditions["bandwidth"].to_numpy(float)
     for context in np.unique(contexts):
+        members = np.flatnonzero(contexts == context)
         controls = test.dense(test.controls(context, "control_input"))
         ordered = SortedCells.of(controls) if len(controls) else None
-        for i in np.flatnonzero(contexts == context):
-            cells = dense(prediction.X[blocks[i]])
-            mean[i] = cells.mean(axis=0, dtype=np.float64)
-            if kind == INPUT_CONTROLS:
-                cells = controls
+        if kind == INPUT_CONTROLS:  # the same cells for all conditions
+            mean[members] = pseudobulks(prediction.X, codes, n)[members]
+            for i in members if len(controls) else ():
+                to_truth[:, test.of(i)] = distances.to_each(test.cells(i), controls, bandwidths[i])
+            within[:, members] = distances.within_at(controls, bandwidths[members])
+            if ordered is not None and len(controls) > 1:
+                variance[members] = controls.var(axis=0, ddof=1, dtype=np.float64)
+                z[members], p = wilcoxon([controls], ordered)
+                p_adjusted[members] = adjust(p)
+            continue
+        for batch in test.batches(members):
+            cells = [dense(prediction.X[blocks[i]]) for i in batch]
+            mean[batch] = [values.mean(axis=0, dtype=np.float64) for values in cells]
             if kind == COPIES:
-                cells = np.repeat(cells, n_cells[i], axis=0)
-            if ordered is not None and len(cells):
-                z[i], p = wilcoxon(cells, ordered)
-                p_adjusted[i] = adjust(p)
-            if kind != COPIES and len(cells):
-                bandwidth = float(truth.conditions["bandwidth"].iloc[i])
-                to_truth[:, test.of(i)] = distances.to_each(test.cells(i), cells, bandwidth)
-                if len(cells) > 1:
-                    within[:, i] = distances.within(cells, bandwidth)[:, 0]
-                    variance[i] = cells.var(axis=0, ddof=1, dtype=np.float64)
+                cells = [np.repeat(values, n_cells[i], axis=0) for i, values in zip(batch, cells, strict=True)]
+            if ordered is not None:
+                z[batch], p = wilcoxon(cells, ordered)
+                p_adjusted[batch] = adjust(p)
+            for i, values in zip(batch, cells, strict=True) if kind == OWN else ():
+                to_truth[:, test.of(i)] = distances.to_each(test.cells(i), values, bandwidths[i])
+                within[:, i] = distances.within(values, bandwidths[i])[:, 0]
+                if len(values) > 1:
+                    variance[i] = values.var(axis=0, ddof=1, dtype=np.float64)
     tests = Tests(z, p_adjusted)
     if kind == COPIES:
         return Predicted(mean, copies=tests)

@@ -20,6 +20,7 @@ from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon
 
 FEW_CONTROLS = 100  # below: flag few_controls
 MIN_CONTROLS = 40  # below: flag too_few_controls, and every score that needs controls is undefined
+_BATCH = 2**26
 HALVES = ("control_input", "control_reference")
 
 
@@ -45,15 +46,17 @@ def truth_statistics(truth: ad.AnnData, train: ad.AnnData | None = None) -> Trut
                 control[half][members] = column_means(test.matrix, cells)
         testable = not _too_few(n_control)[members].any()
         reference = SortedCells.of(test.dense(rows["control_reference"])) if testable else None
-        for i in members:
-            cells = test.cells(i)
-            mean[i] = cells.mean(axis=0, dtype=np.float64)
-            if len(cells) > 1:
-                variance[i] = cells.var(axis=0, ddof=1, dtype=np.float64)
-                pairs[:, i] = distances.pairs_of(cells)
-                if reference is not None:
-                    z[i], p[i] = wilcoxon(cells, reference)
-                    p_adjusted[i] = adjust(p[i])
+        for batch in test.batches(np.asarray(members)):
+            dense_cells = [test.cells(i) for i in batch]
+            mean[batch] = [values.mean(axis=0, dtype=np.float64) for values in dense_cells]
+            several = [(i, values) for i, values in zip(batch, dense_cells, strict=True) if len(values) > 1]
+            for i, values in several:
+                variance[i] = values.var(axis=0, ddof=1, dtype=np.float64)
+                pairs[:, i] = distances.pairs_of(values)
+            if reference is not None and several:
+                tested = [i for i, _ in several]
+                z[tested], p[tested] = wilcoxon([values for _, values in several], reference)
+                p_adjusted[tested] = adjust(p[tested])
     conditions = _conditions(truth, table, test, n_control, p_adjusted)
     conditions["bandwidth"], conditions["distance_within"], conditions["kernel_within"] = pairs
     centre, delta = training_means(train, table["context"].astype(str), n_genes)
@@ -91,6 +94,11 @@ class TestCells:
     def of(self, condition: SupportsIndex) -> np.ndarray:
         """The rows of the test cells of a condition, in file order."""
         return self._blocks[condition.__index__()]
+
+    def batches(self, conditions: np.ndarray) -> list[np.ndarray]:
+        """``conditions`` in turn, in groups that are made dense together: 2²⁶ values, 256 MB, or little more."""
+        values = np.array([len(self.of(i)) for i in conditions]) * self.matrix.shape[1]
+        return np.split(conditions, np.flatnonzero(np.diff(np.cumsum(values) // _BATCH)) + 1)
 
     def controls(self, context: str, half: str) -> np.ndarray:
         """The rows of one half of the controls of a context."""

@@ -6,7 +6,11 @@ cell's place among the controls does not depend on which other cells are tested 
 are tested together: U is a sum over cells, and only runs of equal values are counted anew.
 """
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -55,10 +59,26 @@ def rank_sum(cells: np.ndarray, controls: SortedCells, parts: np.ndarray) -> tup
     return z, 2 * ndtr(-np.abs(z))
 
 
-def wilcoxon(cells: np.ndarray, controls: SortedCells) -> tuple[np.ndarray, np.ndarray]:
-    """z and p, both (G,), of all ``cells`` (n, G), n ≥ 1, against ``controls``: :func:`rank_sum` of one part."""
-    z, p = rank_sum(cells, controls, np.ones((1, len(cells)), dtype=bool))
-    return z[0], p[0]
+def wilcoxon(conditions: Sequence[np.ndarray], controls: SortedCells) -> tuple[np.ndarray, np.ndarray]:
+    """z and p, both (C, G), of all cells of several conditions against the same controls.
+
+    ``conditions`` are C arrays (n, G), n ≥ 1. The numbers are those of :func:`rank_sum`; here one search per gene
+    finds the places of the cells of all conditions. Genes are shared out to as many threads as OMP_NUM_THREADS says.
+    """
+    sizes = np.array([len(cells) for cells in conditions])
+    z = np.empty((len(conditions), len(controls.values)))
+    width = max(1, _BLOCK // int(sizes.sum()))
+
+    def work(first: int) -> None:
+        genes = range(first, min(first + width, len(controls.values)))
+        block = slice(genes.start, genes.stop)
+        ordered = np.concatenate([np.sort(cells[:, block].T, axis=1) for cells in conditions], axis=1)
+        for gene, values in zip(genes, ordered, strict=True):
+            z[:, gene] = _z_of_gene(values, sizes, controls.values[gene], controls.length[gene], controls.ties[gene])
+
+    with ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or 1)) as pool:
+        list(pool.map(work, range(0, len(controls.values), width)))  # the list raises what a thread raised
+    return z, 2 * ndtr(-np.abs(z))
 
 
 def adjust(p: np.ndarray) -> np.ndarray:
@@ -72,13 +92,38 @@ def adjust(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def _z_of_gene(
+    ordered: np.ndarray, sizes: np.ndarray, controls: np.ndarray, length: np.ndarray, ties: float
+) -> np.ndarray:
+    """z of one gene, (C,); ``ordered`` (N,) are the cells of C conditions of ``sizes``, ascending within each.
+
+    Cells that equal the lowest control, the zeros of sparse data, are one run in each condition: counted, not searched.
+    """
+    n = len(sizes)
+    above = np.flatnonzero(ordered != controls[0])
+    x, of = ordered[above], np.repeat(np.arange(n), sizes)[above]
+    lowest, met = sizes - np.bincount(of, minlength=n), float(length[0])
+    below = controls.searchsorted(x)
+    u = np.bincount(of, weights=below, minlength=n) + lowest * met / 2
+    tied = ties + _cubic(met + lowest) - _cubic(met)
+
+    at = np.minimum(below, len(controls) - 1)
+    equal = np.where(controls[at] == x, length[at], 0)
+    same = (x[1:] == x[:-1]) & (of[1:] == of[:-1])
+    if equal.any() or same.any():
+        start = np.flatnonzero(np.concatenate([[True], ~same]))
+        b, e = np.diff(start, append=len(x)), equal[start].astype(np.float64)
+        u += np.bincount(of[start], weights=b * e / 2, minlength=n)
+        tied += np.bincount(of[start], weights=_cubic(e + b) - _cubic(e), minlength=n)
+    return _standardised(u, tied, sizes, len(controls))
+
+
 def _z(cells: np.ndarray, values: np.ndarray, length: np.ndarray, ties: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """z of a block of genes, shape (P, G)."""
     (n_genes, m), n = values.shape, len(cells)
     columns = np.ascontiguousarray(cells.T)
-    whole = bool(parts.all())  # then it does not matter which cell is which
-    order = None if whole else np.argsort(columns, axis=1)
-    ordered = np.sort(columns, axis=1) if order is None else np.take_along_axis(columns, order, axis=1)
+    order = np.argsort(columns, axis=1)
+    ordered = np.take_along_axis(columns, order, axis=1)
     below = np.empty((n_genes, n), dtype=np.int64)  # controls below each cell
     for gene in range(n_genes):
         below[gene] = values[gene].searchsorted(ordered[gene])
@@ -87,27 +132,28 @@ def _z(cells: np.ndarray, values: np.ndarray, length: np.ndarray, ties: np.ndarr
     equal = np.where(values.take(at) == ordered, length.take(at), 0)
 
     share = parts.astype(np.float64).T  # (n, P)
-    size = share.sum(axis=0)
-    u = _sums(below + equal / 2, order, share)  # (G, P)
+    u = _sums(below + equal / 2, order, share)
     tied = ties[:, None] + _ties(ordered, order, equal, share)
+    return _standardised(u, tied, share.sum(axis=0), m).T
+
+
+def _standardised(u: np.ndarray, tied: np.ndarray, size: np.ndarray, m: int) -> np.ndarray:
+    """z from U and Σ t³ − t, both (…, P), of P tests of ``size`` cells against m controls."""
     total = size + m
     spread = total + 1 - tied / (total * np.maximum(total - 1, 1))  # 0 if all cells are equal, at least 3 if not
     varies = spread > 1
     scale = np.sqrt(np.where(varies, size * m / 12 * spread, 1))
-    z = np.where(varies, u - size * m / 2, 0) / np.where(scale > 0, scale, np.nan)
-    return z.T
+    return np.where(varies, u - size * m / 2, 0) / np.where(scale > 0, scale, np.nan)
 
 
-def _sums(ordered: np.ndarray, order: np.ndarray | None, share: np.ndarray) -> np.ndarray:
+def _sums(ordered: np.ndarray, order: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Sums over the cells of each part, (G, P), of what is known of the sorted cells, (G, n)."""
-    if order is None:
-        return np.repeat(ordered.sum(axis=1)[:, None], share.shape[1], axis=1)
     by_cell = np.empty(ordered.shape)
     np.put_along_axis(by_cell, order, ordered, axis=1)
     return by_cell @ share
 
 
-def _ties(ordered: np.ndarray, order: np.ndarray | None, equal: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _ties(ordered: np.ndarray, order: np.ndarray, equal: np.ndarray, share: np.ndarray) -> np.ndarray:
     """What the cells of each part add to Σ t³ − t, shape (G, P).
 
     A run of b cells that meets e equal controls adds (e + b)³ − (e + b) − (e³ − e). For a run of one cell that is
@@ -117,18 +163,15 @@ def _ties(ordered: np.ndarray, order: np.ndarray | None, equal: np.ndarray, shar
     start = _starts(ordered)
     size = np.diff(start, append=ordered.size)
     long = np.flatnonzero(size > 1)
+    in_run = np.flatnonzero(np.repeat(size > 1, size))
     e = equal.astype(np.float64)
     alone = 3 * e * (e + 1)
-    in_run = np.flatnonzero(np.repeat(size > 1, size)) if len(long) else long
     alone.ravel()[in_run] = 0
     added = _sums(alone, order, share)
     if len(long):
-        if order is None:
-            b = np.repeat(size[long, None].astype(np.float64), share.shape[1], axis=1)
-        else:
-            b = np.add.reduceat(share[order.ravel()[in_run]], np.cumsum(size[long]) - size[long], axis=0)
+        b = np.add.reduceat(share[order.ravel()[in_run]], np.cumsum(size[long]) - size[long], axis=0)  # (runs, P)
         met = e.ravel()[start[long], None]
-        np.add.at(added, start[long] // n, _cubic(met + b) - _cubic(met))  # (runs, P)
+        np.add.at(added, start[long] // n, _cubic(met + b) - _cubic(met))
     return added
 
 
@@ -139,5 +182,5 @@ def _starts(ordered: np.ndarray) -> np.ndarray:
     return np.flatnonzero(new)
 
 
-def _cubic(t: np.ndarray) -> np.ndarray:
+def _cubic(t: Any) -> Any:
     return t * (t * t - 1)  # NumPy's power is slow

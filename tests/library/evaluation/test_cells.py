@@ -5,7 +5,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cdist, pdist
 
 from trueshift.evaluation import cells
-from trueshift.evaluation.cells import between, distances, kernel, pairs_of, to_each, within
+from trueshift.evaluation.cells import between, distances, kernel, pairs_of, to_each, within, within_at
 
 
 @given(hnp.arrays(np.float32, (9, 4), elements=st.floats(0, 8, width=32)))
@@ -30,10 +30,14 @@ def test_within_and_between_are_means_over_pairs() -> None:
             cross = matrix[np.ix_(part, ~part)].mean()
             np.testing.assert_allclose(between(values, sigma, parts, ~parts)[i, p], cross)
         np.testing.assert_allclose(to_each(values[:4], values[4:], sigma)[i], matrix[:4, 4:].mean(axis=1))
+    several = within_at(values, np.array([sigma, 0.3]))
+    np.testing.assert_allclose(several[:, 0], within(values, sigma)[:, 0])
+    np.testing.assert_allclose(several[:, 1], within(values, 0.3)[:, 0])
 
 
 def test_one_cell_has_no_pairs() -> None:
     assert np.isnan(within(np.ones((1, 3)), 1.0)).all()
+    assert np.isnan(within_at(np.ones((1, 3)), np.ones(2))).all()
     assert np.isnan(pairs_of(np.ones((1, 3)))).all()
     same = pairs_of(np.ones((3, 3)))
     assert np.isnan(same[0])  # no width: a kernel of it would divide by zero
