@@ -16,7 +16,7 @@ from trueshift.evaluation.metrics.effect import (
     true_degs,
     undefined,
 )
-from trueshift.evaluation.metrics.pair import Pair, Values, values
+from trueshift.evaluation.metrics.pair import Pair, Values, once, values
 from trueshift.evaluation.metrics.ranking import Ranking, average_precision, expected_hits, rank_genes, roc_auc, share
 from trueshift.evaluation.truth import FDR
 
@@ -77,10 +77,12 @@ def vcc2025_overlap(pair: Pair) -> Values:
     return values(share(hits, degs.sum(axis=1)), undefined(pair) | _untested(pair, p))
 
 
+@once
 def _order(pair: Pair) -> Ranking:
     return rank_genes(_p(pair), -effect_size(pair))
 
 
+@once
 def _by_p(pair: Pair) -> Ranking:
     return rank_genes(_p(pair))
 

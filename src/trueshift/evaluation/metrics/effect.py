@@ -8,7 +8,7 @@ rounding can make of "no effect" is no effect, and a constant δ̂ ranks nothing
 import numpy as np
 
 from trueshift.evaluation.metrics.delta import correlation, is_constant, ranks
-from trueshift.evaluation.metrics.pair import Pair, Values, values
+from trueshift.evaluation.metrics.pair import Pair, Values, once, values
 from trueshift.evaluation.metrics.ranking import Ranking, average_precision, expected_hits, rank_genes, share
 
 
@@ -62,6 +62,7 @@ def _moved(pair: Pair) -> np.ndarray:
     return np.where(np.abs(pair.delta_hat) > pair.noise_hat, pair.delta_hat, 0)
 
 
+@once
 def _by_size(pair: Pair) -> Ranking:
     return rank_genes(-effect_size(pair))
 

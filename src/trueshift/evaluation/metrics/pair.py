@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+T = TypeVar("T")
 ROUNDING = 1e-5
 """A spread below this share of the expression is the rounding of float32 means, not a difference."""
 
@@ -143,6 +146,19 @@ class Pair:
             name: np.take_along_axis(a, best, axis=1) for name, a in arrays.items() if a is not None
         }
         return Pair(**kept, order=np.broadcast_to(np.arange(k), best.shape))
+
+
+def once(function: Callable[[Pair], T]) -> Callable[[Pair], T]:
+    """Keeps what ``function`` makes of a pair as long as the pair is there: several metrics need it."""
+    made: WeakKeyDictionary[Pair, T] = WeakKeyDictionary()
+
+    @wraps(function)
+    def kept(pair: Pair) -> T:
+        if pair not in made:
+            made[pair] = function(pair)
+        return made[pair]
+
+    return kept
 
 
 _TOP = ("x", "x_hat", "delta", "delta_hat", "noise", "noise_hat", "variance", "variance_hat")

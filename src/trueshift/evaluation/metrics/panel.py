@@ -6,13 +6,12 @@ more than rounding are ties.
 
 from collections.abc import Callable
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy import sparse
 
 from trueshift.evaluation.metrics.delta import within
-from trueshift.evaluation.metrics.pair import Pair, Values, values
+from trueshift.evaluation.metrics.pair import Pair, Values, once, values
 from trueshift.evaluation.metrics.ranking import share
 
 BLOCK = 512  # predictions at a time: bounds memory
@@ -81,14 +80,9 @@ def _score(place: Place) -> Values:
     return values(value, {"panel of one": place.others == 0})
 
 
-_L1: "WeakKeyDictionary[Pair, Place]" = WeakKeyDictionary()
-
-
+@once
 def _place_l1(pair: Pair) -> Place:
-    """Kept as long as the pair: two metrics need it, and it is the slowest thing here."""
-    if pair not in _L1:
-        _L1[pair] = _place_of_effects(pair, _manhattan)
-    return _L1[pair]
+    return _place_of_effects(pair, _manhattan)
 
 
 def _place_of_effects(pair: Pair, distance_to: Callable[[np.ndarray], Distance]) -> Place:
