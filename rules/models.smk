@@ -35,10 +35,10 @@ rule predict:
     output:
         prediction="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.h5ad",
         cost="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict_cost.json",
-    wildcard_constraints:
-        variant=r"(?!external/)[A-Za-z0-9._-]+",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict.log",
+    wildcard_constraints:
+        variant=r"(?!external/)[A-Za-z0-9._-]+",
     conda:
         PLAN.environment
     threads: PLAN.threads
