@@ -64,49 +64,72 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
     """
     if prediction.var_names.tolist() != truth.genes.tolist():
         raise ContractError("prediction: its genes are not those of the truth, in the same order; predict again")
-    n, n_genes = len(truth.conditions), len(truth.genes)
+    n = len(truth.conditions)
     codes = condition_rows(prediction.obs, truth.conditions, "prediction")
     about = metadata(prediction)
     kind = OWN if about["output"] == "cells" else str(about.get("cells", COPIES))
     if not {"cells", "copies"} & set(needs) or (kind == COPIES and "copies" not in needs):
         return Predicted(pseudobulks(prediction.X, codes, n))
 
-    mean, z, p_adjusted, variance = (np.full((n, n_genes), np.nan) for _ in range(4))
-    within, to_truth = np.full((2, n), np.nan), np.full((2, len(test.role)), np.nan)
+    made = _Made(test, truth)
     blocks = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n))[:-1])
     contexts = truth.conditions["context"].astype(str).to_numpy()
-    n_cells, bandwidths = truth.conditions["n_cells"].to_numpy(), truth.conditions["bandwidth"].to_numpy(float)
+    n_cells = truth.conditions["n_cells"].to_numpy()
     for context in np.unique(contexts):
         members = np.flatnonzero(contexts == context)
         controls = test.dense(test.controls(context, "control_input"))
         ordered = SortedCells.of(controls) if len(controls) else None
-        if kind == INPUT_CONTROLS:  # the same cells for all conditions
-            mean[members] = pseudobulks(prediction.X, codes, n)[members]
-            for i in members if len(controls) else ():
-                to_truth[:, test.of(i)] = distances.to_each(test.cells(i), controls, bandwidths[i])
-            within[:, members] = distances.within_at(controls, bandwidths[members])
-            if ordered is not None and len(controls) > 1:
-                variance[members] = controls.var(axis=0, ddof=1, dtype=np.float64)
-                z[members], p = wilcoxon([controls], ordered)
-                p_adjusted[members] = adjust(p)
-            continue
-        for batch in test.batches(members):
+        for batch in [members] if kind == INPUT_CONTROLS else test.batches(members):
             cells = [dense(prediction.X[blocks[i]]) for i in batch]
-            mean[batch] = [values.mean(axis=0, dtype=np.float64) for values in cells]
-            if kind == COPIES:
-                cells = [np.repeat(values, n_cells[i], axis=0) for i, values in zip(batch, cells, strict=True)]
-            if ordered is not None:
-                z[batch], p = wilcoxon(cells, ordered)
-                p_adjusted[batch] = adjust(p)
-            for i, values in zip(batch, cells, strict=True) if kind == OWN else ():
-                to_truth[:, test.of(i)] = distances.to_each(test.cells(i), values, bandwidths[i])
-                within[:, i] = distances.within(values, bandwidths[i])[:, 0]
-                if len(values) > 1:
-                    variance[i] = values.var(axis=0, ddof=1, dtype=np.float64)
-    tests = Tests(z, p_adjusted)
+            made.mean[batch] = [values.mean(axis=0, dtype=np.float64) for values in cells]
+            if kind == INPUT_CONTROLS:  # the same cells for all conditions
+                made.same_cells(batch, controls, ordered)
+            elif kind == COPIES:
+                copies = [np.repeat(values, n_cells[i], axis=0) for i, values in zip(batch, cells, strict=True)]
+                made.tested(batch, copies, ordered)
+            else:
+                made.tested(batch, cells, ordered)
+                made.compared(batch, cells)
+    tests = Tests(made.z, made.p_adjusted)
     if kind == COPIES:
-        return Predicted(mean, copies=tests)
-    return Predicted(mean, variance, tests, tests, to_truth, within)
+        return Predicted(made.mean, copies=tests)
+    return Predicted(made.mean, made.variance, tests, tests, made.to_truth, made.within)
+
+
+class _Made:
+    """The arrays of a prediction, filled condition by condition; NaN where there is nothing."""
+
+    def __init__(self, test: TestCells, truth: Truth) -> None:
+        shape = truth.mean.shape
+        self.mean, self.z, self.p_adjusted, self.variance = (np.full(shape, np.nan) for _ in range(4))
+        self.within, self.to_truth = np.full((2, shape[0]), np.nan), np.full((2, len(test.role)), np.nan)
+        self.test = test
+        self.bandwidths = truth.conditions["bandwidth"].to_numpy(float)
+
+    def tested(self, conditions: np.ndarray, cells: Sequence[np.ndarray], controls: SortedCells | None) -> None:
+        """The cells of each condition against the input controls of their context."""
+        if controls is not None:
+            self.z[conditions], p = wilcoxon(cells, controls)
+            self.p_adjusted[conditions] = adjust(p)
+
+    def compared(self, conditions: np.ndarray, cells: Sequence[np.ndarray]) -> None:
+        """The cells of each condition with one another and with the true ones."""
+        for i, values in zip(conditions, cells, strict=True):
+            self.to_truth[:, self.test.of(i)] = distances.to_each(self.test.cells(i), values, self.bandwidths[i])
+            self.within[:, i] = distances.within(values, self.bandwidths[i])[:, 0]
+            if len(values) > 1:
+                self.variance[i] = values.var(axis=0, ddof=1, dtype=np.float64)
+
+    def same_cells(self, conditions: np.ndarray, cells: np.ndarray, controls: SortedCells | None) -> None:
+        """Both, where all conditions are given the same cells: what does not depend on the truth is made once."""
+        if not len(cells):
+            return
+        self.tested(conditions, [cells], controls)
+        for i in conditions:
+            self.to_truth[:, self.test.of(i)] = distances.to_each(self.test.cells(i), cells, self.bandwidths[i])
+        self.within[:, conditions] = distances.within_at(cells, self.bandwidths[conditions])
+        if len(cells) > 1:
+            self.variance[conditions] = cells.var(axis=0, ddof=1, dtype=np.float64)
 
 
 def _rows(tests: Tests | None, rows: np.ndarray) -> Tests | None:
