@@ -1,9 +1,6 @@
 """The command line of adopt.py: a stranger's file becomes the prediction that scoring reads."""
 
-import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +8,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from running import script
 from scipy import sparse
 
 from trueshift.contract import check_prediction, make_prediction, read_h5ad, write_h5ad
 
-ROOT = Path(__file__).parents[2]
 COLUMNS = {"context": "line", "perturbation": "guide", "dose": None}
 SETTINGS = {"columns": COLUMNS, "control": "NTC", "genes": "symbol", "layer": None}
-
-
-def script(name: str, folder: Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-P", str(ROOT / "workflow" / "scripts" / f"{name}.py")]
-    for key, value in arguments.items():
-        words += [f"--{key.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

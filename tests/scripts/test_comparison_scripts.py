@@ -1,30 +1,17 @@
 """The command lines of the figures that compare models, run as the workflow runs them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from running import command
 
 from trueshift.contract import make_prediction, write_h5ad, write_table
 from trueshift.evaluation.reference import truth_statistics
 from trueshift.evaluation.truth import write_truth
 from trueshift.report.leaderboard import LEADERBOARD_COLUMNS
 
-ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG"
-
-
-def script(name, *arguments, check=True):
-    command = [sys.executable, "-P", ROOT / "workflow/scripts" / f"{name}.py", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture
@@ -32,7 +19,15 @@ def leaderboard(tmp_path):
     rows = [
         dict.fromkeys(LEADERBOARD_COLUMNS, float("nan"))
         | {"dataset": "d", "split": "s", "metric": metric, "k": k, "model": model, "variant": "default"}
-        | {"value": 0.2 * i, "anchored": 0.2 * i, "n_conditions": 5, "n_units": 5, "rank": 5 - i, "rank_last": 5}
+        | {
+            "value": 0.2 * i,
+            "anchored": 0.2 * i,
+            "n_conditions": 5,
+            "n_units": 5,
+            "rank": 5 - i,
+            "rank_last": 5,
+            "passes": True,
+        }
         for metric, k in (("r2_topk", "20"), ("r2_topk", "all"), ("mse", ""))
         for i, model in enumerate(["no_change", "mean_shift", "linear", "scgen"])
     ]
@@ -43,9 +38,9 @@ def leaderboard(tmp_path):
 def test_leaderboard_and_agreement(leaderboard, tmp_path):
     out = tmp_path / "figures"
     table = ["--table", leaderboard]
-    script("plot_leaderboard", *table, "--out", out / "leaderboard.png", "--baselines", "no_change", "mean_shift")
-    script("plot_leaderboard", *table, "--out", out / "no_baselines.png")
-    script("plot_agreement", *table, "--out", out / "agreement.png")
+    command("plot_leaderboard", *table, "--out", out / "leaderboard.png", "--baselines", "no_change", "mean_shift")
+    command("plot_leaderboard", *table, "--out", out / "no_baselines.png")
+    command("plot_agreement", *table, "--out", out / "agreement.png")
     drawn = {path.name: path.read_bytes() for path in out.iterdir()}
     assert set(drawn) == {"leaderboard.png", "no_baselines.png", "agreement.png"}
     assert all(png.startswith(PNG) for png in drawn.values())
@@ -69,15 +64,15 @@ def test_scatter(tmp_path):
 
     given = ["--prediction", run / "prediction.h5ad", "--truth-stats", tmp_path / "truth_stats.parquet"]
     title = "toy · new_perturbation · 1 · scgen · default · seed0"
-    script("scatter", *given, "--out", tmp_path / "a.png")
-    script("scatter", *given, "--out", tmp_path / "b.png", "--title", title)
-    script("scatter", *given, "--out", tmp_path / "c.png", "--conditions", 1)
+    command("scatter", *given, "--out", tmp_path / "a.png")
+    command("scatter", *given, "--out", tmp_path / "b.png", "--title", title)
+    command("scatter", *given, "--out", tmp_path / "c.png", "--conditions", 1)
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert a.startswith(PNG)
     assert a == b != c
 
     write_h5ad(prediction[:1].copy(), run / "prediction.h5ad")
-    done = script("scatter", *given, "--out", tmp_path / "never.png", check=False)
+    done = command("scatter", *given, "--out", tmp_path / "never.png", check=False)
     assert done.returncode == 1
     assert done.stderr == "error: prediction: the condition c | Q | 1 was asked for but has no rows\n"
     assert not (tmp_path / "never.png").exists()
@@ -85,6 +80,6 @@ def test_scatter(tmp_path):
 
 @pytest.mark.parametrize("name", ["plot_leaderboard", "plot_agreement"])
 def test_a_users_mistake_is_one_line(tmp_path, name):
-    done = script(name, "--table", tmp_path / "no.csv", "--out", tmp_path / "x.png", check=False)
+    done = command(name, "--table", tmp_path / "no.csv", "--out", tmp_path / "x.png", check=False)
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path / 'no.csv'}: no such file\n"

@@ -1,9 +1,7 @@
 """The command lines from quality control to pairs, one after the other on a small screen."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from running import ROOT, script
 from scipy import sparse
 
 import trueshift.data.partition
@@ -19,7 +18,6 @@ from trueshift.contract import read_h5ad, read_pairs, read_table
 from trueshift.data.preprocess import normalize
 from trueshift.data.splits import make_split
 
-ROOT = Path(__file__).parents[2]
 SPLIT = {"type": "zero_shot_context", "folds": {"second": "c1"}, "validation": 0.2}
 
 
@@ -38,14 +36,6 @@ def screen() -> ad.AnnData:
         var=pd.DataFrame(index=[f"G{i}" for i in range(50)]),
         uns={"trueshift": {"schema_version": 1, "dataset": "small", "kind": "counts"}},
     )
-
-
-def script(name: str, folder: Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-P", str(ROOT / "workflow" / "scripts" / f"{name}.py")]
-    for key, value in arguments.items():
-        words += [f"--{key.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """The command lines of reference.py and score.py on a small made-up test."""
 
-import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from running import script
 from scipy import sparse
 
 from trueshift.contract import make_prediction, write_h5ad
@@ -19,17 +17,8 @@ from trueshift.evaluation.halves import read_halves
 from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS
 from trueshift.evaluation.truth import read_conditions
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = {"metrics": ["r2_topk", "pearson_delta", "mse"], "k": [20, "all"], "duplicate_halvings": 2, "seed": 0}
 RUN = {"dataset": "d", "split": "s", "fold": "1", "model": "no_change", "variant": "default", "seed": 0}
-
-
-def script(name: str, folder: Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-P", str(ROOT / "workflow" / "scripts" / f"{name}.py")]
-    for key, value in arguments.items():
-        words += [f"--{key.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,16 @@
 """The report's command lines, run as the workflow runs them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from anndata import AnnData
+from running import command
 
 from trueshift.evaluation.reference import truth_statistics
 from trueshift.evaluation.truth import write_truth
 
-ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG"
-
-
-def script(name, *arguments, check=True):
-    command = [sys.executable, "-P", ROOT / "workflow/scripts" / f"{name}.py", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def write_run(folder, model, values):
@@ -62,8 +50,8 @@ def tabulated(results):
     scores, costs = sorted(results.rglob("scores.parquet")), sorted(results.rglob("*_cost.json"))
     ceilings = results.rglob("ceiling.parquet")
     table = ["--out", out / "topk_r2.csv", "--wide", out / "topk_r2_wide.csv", "--undefined", out / "undefined.csv"]
-    script("topk_r2", "--scores", *scores, "--ceilings", *ceilings, *table)
-    script("cost", "--costs", *costs, "--out", out / "cost.csv")
+    command("topk_r2", "--scores", *scores, "--ceilings", *ceilings, *table)
+    command("cost", "--costs", *costs, "--out", out / "cost.csv")
     return out
 
 
@@ -95,9 +83,9 @@ def test_figures(results, tabulated):
     out = results / "figures"
     scores = sorted(results.rglob("scores.parquet"))
     table = ["--table", tabulated / "topk_r2.csv"]
-    script("plot_topk_r2", *table, "--out", out / "topk_r2.png")
-    script("plot_cost", "--cost", tabulated / "cost.csv", *table, "--out", out / "cost.png")
-    script("plot_conditions", "--scores", *scores, "--out", out / "conditions.png")
+    command("plot_topk_r2", *table, "--out", out / "topk_r2.png")
+    command("plot_cost", "--cost", tabulated / "cost.csv", *table, "--out", out / "cost.png")
+    command("plot_conditions", "--scores", *scores, "--out", out / "conditions.png")
     assert [path.name for path in sorted(out.iterdir())] == ["conditions.png", "cost.png", "topk_r2.png"]
     assert all(path.read_bytes().startswith(PNG) for path in out.iterdir())
 
@@ -113,7 +101,7 @@ def test_conditions(results):
     paths = [results / "toy/new_perturbation" / fold / "truth_stats.parquet" for fold in ("1", "2")]
     for path in paths:
         write_truth(truth_statistics(truth), path)
-    script("conditions", "--truth-stats", *paths, "--out", results / "tables/conditions.csv")
+    command("conditions", "--truth-stats", *paths, "--out", results / "tables/conditions.csv")
     table = pd.read_csv(results / "tables/conditions.csv")
     assert table.fold.tolist() == [1, 2]
     assert table.loc[0, ["dataset", "split", "perturbation", "n_cells", "n_controls", "flags"]].tolist() == [
@@ -122,6 +110,6 @@ def test_conditions(results):
 
 
 def test_a_users_mistake_is_one_line(tmp_path):
-    done = script("topk_r2", "--scores", tmp_path / "no.parquet", "--out", "x.csv", "--wide", "y.csv", check=False)
+    done = command("topk_r2", "--scores", tmp_path / "no.parquet", "--out", "x.csv", "--wide", "y.csv", check=False)
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path / 'no.parquet'}: no such file\n"

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from trueshift.contract import ContractError
 from trueshift.evaluation.metrics import METRICS
-from trueshift.report.leaderboard import NEVER
 from trueshift.report.style import SMALL, TEXT, WIDTH, main_k, named, number, short
 from trueshift.report.tables import as_text, require
 
@@ -33,11 +32,10 @@ def board(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """The rows of a leaderboard that are drawn, in the order of the registry; labels are text, also after a CSV.
 
     Metrics with a k are drawn at k = 20 only, or at the smallest k if 20 is not in the table. Adds name (of the model),
-    label (of the metric), passes (whether the metric tells a duplicate from the floors there) and ranks (whether the
-    registry lets it rank models).
+    label (of the metric) and ranks (whether the registry lets it rank models).
     """
-    require(leaderboard, [*_LABELS, *_NUMBERS], "leaderboard")
-    rows = named(as_text(leaderboard, _LABELS)).astype(dict.fromkeys(_NUMBERS, float))
+    require(leaderboard, [*_LABELS, *_NUMBERS, "passes"], "leaderboard")
+    rows = named(as_text(leaderboard, _LABELS)).astype(dict.fromkeys(_NUMBERS, float) | {"passes": bool})
     if rows.empty:
         raise ContractError("leaderboard: no row; score at least one model")
     unknown = sorted(set(rows["metric"]) - set(METRICS))
@@ -48,10 +46,8 @@ def board(leaderboard: pd.DataFrame) -> pd.DataFrame:
     twice = rows.duplicated([*_METRIC, "name"])
     if twice.any():
         raise ContractError(f"leaderboard: {' | '.join(rows.loc[twice, [*_METRIC, 'name']].iloc[0])} is there twice")
-    told = rows["rank"].notna() | rows["note"].str.contains(NEVER, regex=False)
     return rows.assign(
         label=rows["metric"].where(rows["k"] == "", rows["metric"] + " (" + rows["k"] + ")"),
-        passes=told.groupby([rows[c] for c in _METRIC]).transform("any"),
         ranks=[METRICS[name].ranks for name in rows["metric"]],
         place=[list(METRICS).index(name) for name in rows["metric"]],
     ).sort_values("place", kind="stable", ignore_index=True)

@@ -31,7 +31,7 @@ from trueshift.report.tables import (
 
 LEADERBOARD_COLUMNS = ["dataset", "split", "metric", "k", "model", "variant", "value", "low", "high", "ci_method"]
 LEADERBOARD_COLUMNS += ["n_conditions", "n_units", "n_seeds", "seed_sd", "floor", "ceiling"]
-LEADERBOARD_COLUMNS += ["anchored", "anchored_low", "anchored_high", "rank", "rank_last", "best_baseline"]
+LEADERBOARD_COLUMNS += ["passes", "anchored", "anchored_low", "anchored_high", "rank", "rank_last", "best_baseline"]
 LEADERBOARD_COLUMNS += ["difference", "difference_low", "difference_high", "p", "p_holm", "note"]
 VERDICT_COLUMNS = ["dataset", "split", "metric", "k", "best", "tied_for_first", "best_baseline", "beats_baseline"]
 VERDICT_COLUMNS += ["n_units", "note"]
@@ -64,6 +64,7 @@ def leaderboard(
     - ``value``, ``low``, ``high``, ``floor``, ``ceiling`` are those of :func:`trueshift.report.tables.topk_r2`, over
       all folds and seeds, against all test cells, from ``n_conditions`` of ``n_units`` held-out units. Panels of fewer
       than five conditions do not count. ``seed_sd`` is the standard deviation over ``n_seeds`` of a seed's mean.
+    - ``passes``: whether the metric tells a technical duplicate from the floors on this dataset and split.
     - ``anchored`` = (mean u − mean b) / (mean r − mean b): 0 for the floor, 1 for the technical duplicate, more is
       legal. Model u, floor b and duplicate r are scored against the same halves of the test cells, in all conditions
       that have u and r; b is the better floor there. The interval resamples the three jointly. It exists where the
@@ -188,7 +189,7 @@ def _ranked(
         made[_ANCHORED] = [_anchored(by_line.get(model, halves.iloc[:0]), sign) for model in models]
     empty = np.isin(columns, np.flatnonzero(made["n_units"] == 0))
     undefined = {model: counted(part) for model, part in conditions[empty].groupby(_MODEL)["reason"]}
-    lines = pd.concat([lines, made], axis=1)
+    lines = pd.concat([lines, made], axis=1).assign(passes=not reason)
     most = lines["n_conditions"].max()
     lines["note"] = [
         _note(row, reason, metric.ranks, most, undefined.get(model, ""))
@@ -308,14 +309,14 @@ def leaderboard_wide(tidy: pd.DataFrame) -> pd.DataFrame:
     """
     table = _main(tidy)
     has_ranks = table["rank"].notna().groupby([table[c] for c in (*_SPLIT, "metric", "k")]).transform("any")
-    table = table.assign(passes=table["main"] & has_ranks)
-    metrics = [key for key, _ in by_metric(table[table["passes"]])]
+    table = table.assign(shown=table["main"] & has_ranks)
+    metrics = [key for key, _ in by_metric(table[table["shown"]])]
     rows = []
     for names, part in _splits(table):
-        if not part["passes"].any():
+        if not part["shown"].any():
             verdict = f"no metric passes: nothing here can rank models; {_why_none(part)[0]}"
             rows.append(names | {"model": "–", "verdict": verdict})
-        for (model, variant), lines in part[part["passes"]].groupby(_MODEL, sort=False):
+        for (model, variant), lines in part[part["shown"]].groupby(_MODEL, sort=False):
             cells = {_column(row["metric"], row["k"]): _cell(row) for row in lines.to_dict("records")}
             rows.append(names | {"model": model, "variant": variant, "verdict": _verdict(lines)} | cells)
     columns = [*_SPLIT, *_MODEL, "verdict", *[_column(*key) for key in metrics]]

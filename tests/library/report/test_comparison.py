@@ -32,7 +32,8 @@ def line(model, anchored=NAN, low=NAN, high=NAN, rank=2, metric="mse", *, value=
     row |= {"variant": "default", "value": anchored if value is None else value, "anchored": anchored}
     row |= {"anchored_low": low, "anchored_high": high, "n_conditions": 8, "n_units": 6}
     rank = pd.NA if fails or not ranks else rank
-    return row | {"rank": rank, "rank_last": rank, "note": fails or ("" if ranks else NEVER)} | more
+    row |= {"passes": not fails, "rank": rank, "rank_last": rank, "note": fails or ("" if ranks else NEVER)}
+    return row | more
 
 
 def table(*rows):

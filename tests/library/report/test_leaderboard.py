@@ -209,6 +209,7 @@ def test_a_failing_metric_ranks_nothing(rng: np.random.Generator) -> None:
     reason = table.note[0]
     assert reason.startswith("the duplicate does not beat mean_shift")
     assert set(table.note) == {reason}
+    assert not table.passes.any()
     made = ["rank", "rank_last", "anchored", "anchored_low", "difference", "p", "p_holm"]
     assert table[made].isna().all(axis=None)
     assert set(table.best_baseline) == {""}
@@ -222,6 +223,7 @@ def test_a_shown_metric_never_ranks(rng: np.random.Generator) -> None:
     table = board(parts, [duplicate(np.full(30, 0.9), **shown)])
     assert table["rank"].isna().all()
     assert set(table.note) == {"shown only, never ranks"}
+    assert table.passes.all()
     assert line(table, "m", **shown).anchored == pytest.approx((0.5 - 0.2) / (0.9 - 0.2), abs=0.02)
 
 
