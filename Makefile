@@ -1,5 +1,5 @@
 # Needs Linux, Python ≥ 3.11 with venv, git and make. Everything else is installed below this folder.
-.PHONY: help install demo environments test lint docs check-data benchmark lock clean-results
+.PHONY: help install install-slurm demo environments test lint docs check-data benchmark lock clean-results
 .DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,6 +21,12 @@ install: .venv/installed  ## the driver: Snakemake and uv in .venv
 	rm -rf .venv
 	$(PYTHON) -m venv .venv || { echo "error: $(PYTHON) has no venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(DRIVER)/pip install --quiet --disable-pip-version-check -r envs/driver.txt
+	touch $@
+
+install-slurm: .venv/slurm  ## adds the SLURM plugin to the driver, see docs/cluster.md
+
+.venv/slurm: envs/slurm.txt .venv/installed
+	$(DRIVER)/pip install --quiet --disable-pip-version-check -r envs/slurm.txt
 	touch $@
 
 .envs/%/installed: envs/%.yaml | .venv/installed
@@ -50,6 +56,10 @@ test: lint environments .envs/comparators/installed  ## lint, then all tests
 	$(call run_in,scvi) tests/models/scvi tests/conformance --env scvi
 	.envs/comparators/bin/python -m pytest tests/comparators
 	$(TEST)/pytest tests/workflow
+
+docs: .envs/test/installed  ## writes the tables of config/README.md and docs/metrics.md anew
+	PYTHONPATH=src $(TEST)/python workflow/document_config.py
+	PYTHONPATH=src $(TEST)/python workflow/document_metrics.py
 
 check-data: .envs/test/installed  ## checks on real data: make check-data DATA=folder
 	TRUESHIFT_DATA="$(realpath $(DATA))" $(TEST)/pytest tests/data

@@ -1,4 +1,4 @@
-"""Resolves ``envs/requirements/*.in`` into full locks: one conda env file each, and ``driver.txt`` for the driver.
+"""Resolves ``envs/requirements/*.in`` into full locks: one conda env file each, and ``.txt`` files for the driver.
 
 Run ``make lock`` after changing a requirement, or ``python envs/lock.py NAME`` for one lock alone. A lock lists every
 package, transitive ones too, as ``name==version``; it holds no address, so it serves any index or mirror, and no CUDA
@@ -14,6 +14,7 @@ from fallback.venv_conda import uv, uv_environment
 
 HERE = Path(__file__).parent
 PYTHON = "3.11"
+DRIVER = ("driver", "slurm")
 BROUGHT_BY_TORCH = re.compile(r"(nvidia-|cuda-|triton==)")
 
 
@@ -32,8 +33,8 @@ def main(chosen: list[str]) -> None:
         if name not in known:
             sys.exit(f"error: no envs/requirements/{name}.in (there are: {', '.join(known)})")
         requirements = known[name]
-        if name == "driver":  # installed by pip on whatever Python ≥ 3.11 the user has
-            HERE.joinpath("driver.txt").write_text("\n".join(resolve(requirements, "--universal")) + "\n")
+        if name in DRIVER:  # installed by pip on whatever Python ≥ 3.11 the user has
+            HERE.joinpath(f"{name}.txt").write_text("\n".join(resolve(requirements, "--universal")) + "\n")
             continue
         pins = "".join(f"      - {line}\n" for line in resolve(requirements))
         head = f"name: {name}\nchannels:\n  - conda-forge\n  - nodefaults\ndependencies:\n  - python={PYTHON}\n"

@@ -5,16 +5,16 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 from checks import check_config  # noqa: E402
-from plan import Plan, host_memory_mb, offer_conda  # noqa: E402
+from plan import Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
 check_config(config, ROOT / "config/schemas")
 PLAN = Plan(config, ROOT)
 
 offer_conda(ROOT)
-# -P in every command keeps a script's folder off its path; this prefix replaces Snakemake's strict mode, so restates it.
-shell.prefix(f"set -euo pipefail; export PYTHONPATH='{ROOT}/src' PYTHONNOUSERSITE=1; ")
+shell.prefix(shell_prefix(ROOT))
 # The everyday command names only gpu; without a bound, eight trainings at once could exhaust a small host.
-workflow.global_resources.setdefault("mem_mb", host_memory_mb())
+if not workflow.remote_exec:
+    workflow.global_resources.setdefault("mem_mb", host_memory_mb())
 
 
 wildcard_constraints:

@@ -10,6 +10,8 @@ rule import_data:
         "results/logs/{dataset}/import_data.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **PLAN.resources("import_data"),
     params:
         code=PLAN.code("workflow/scripts/import_data.py"),
         settings=PLAN.stage("import"),
@@ -30,6 +32,8 @@ rule qc:
         "results/logs/{dataset}/qc.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **PLAN.resources("qc"),
     params:
         code=PLAN.code("workflow/scripts/qc.py"),
         settings=PLAN.stage("qc"),
@@ -47,6 +51,8 @@ rule normalize:
         "results/logs/{dataset}/normalize.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **PLAN.resources("normalize"),
     params:
         code=PLAN.code("workflow/scripts/normalize.py"),
         settings=PLAN.stage("normalize"),
@@ -64,6 +70,8 @@ rule split:
         "results/logs/{dataset}/{split}/{fold}/split.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **PLAN.resources("split"),
     params:
         code=PLAN.code("workflow/scripts/split.py"),
         settings=PLAN.stage("split"),
@@ -82,6 +90,8 @@ rule select_genes:
         "results/logs/{dataset}/{split}/{fold}/select_genes.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **PLAN.resources("select_genes"),
     params:
         code=PLAN.code("workflow/scripts/select_genes.py"),
         settings=PLAN.stage("genes"),
@@ -104,6 +114,8 @@ rule partition:
         "results/logs/{dataset}/{split}/{fold}/partition.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **PLAN.resources("partition"),
     params:
         code=PLAN.code("workflow/scripts/partition.py"),
         settings=PLAN.stage("partition"),
@@ -122,6 +134,8 @@ rule pair:
         "results/logs/{dataset}/{split}/{fold}/pair_S{size}.log",
     conda:
         "../envs/data.yaml"
+    resources:
+        **PLAN.resources("pair"),
     params:
         code=PLAN.code("workflow/scripts/pair.py"),
     shell:

@@ -13,6 +13,8 @@ rule reference:
         "results/logs/{dataset}/{split}/{fold}/reference.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("reference"),
     params:
         code=PLAN.code("workflow/scripts/reference.py"),
         settings=PLAN.evaluation,
@@ -32,6 +34,8 @@ rule adopt:
         "results/logs/{dataset}/{split}/{fold}/{model}/external/seed0/adopt.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("adopt"),
     params:
         code=PLAN.code("workflow/scripts/adopt.py"),
         settings=PLAN.adoption,
@@ -52,6 +56,8 @@ rule score:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/score.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("score"),
     params:
         code=PLAN.code("workflow/scripts/score.py"),
         settings=PLAN.evaluation,
@@ -72,6 +78,8 @@ rule calibrate:
         "results/logs/{dataset}/{split}/calibrate.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("calibrate"),
     params:
         code=PLAN.code("workflow/scripts/calibrate.py"),
         settings=PLAN.evaluation,

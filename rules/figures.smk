@@ -10,6 +10,8 @@ rule plot_topk_r2:
         "results/logs/plot_topk_r2.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("plot_topk_r2"),
     params:
         code=PLAN.code("workflow/scripts/plot_topk_r2.py"),
         baselines=PLAN.baselines,
@@ -27,6 +29,8 @@ rule plot_conditions:
         "results/logs/plot_conditions.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("plot_conditions"),
     params:
         code=PLAN.code("workflow/scripts/plot_conditions.py"),
         baselines=PLAN.baselines,
@@ -45,6 +49,8 @@ rule plot_cost:
         "results/logs/plot_cost.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("plot_cost"),
     params:
         code=PLAN.code("workflow/scripts/plot_cost.py"),
         baselines=PLAN.baselines,
@@ -62,6 +68,8 @@ rule plot_leaderboard:
         "results/logs/plot_leaderboard.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("plot_leaderboard"),
     params:
         code=PLAN.code("workflow/scripts/plot_leaderboard.py"),
         baselines=PLAN.baselines,
@@ -79,6 +87,8 @@ rule plot_agreement:
         "results/logs/plot_agreement.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("plot_agreement"),
     params:
         code=PLAN.code("workflow/scripts/plot_agreement.py"),
     shell:
@@ -95,6 +105,8 @@ rule scatter:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scatter.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("scatter"),
     params:
         code=PLAN.code("workflow/scripts/scatter.py"),
     shell:

@@ -15,8 +15,7 @@ rule train:
         PLAN.environment
     threads: PLAN.threads
     resources:
-        gpu=PLAN.gpus,
-        mem_mb=PLAN.memory_mb,
+        **PLAN.resources("train"),
     params:
         code=PLAN.model_code("train"),
         settings=PLAN.settings,
@@ -25,7 +24,7 @@ rule train:
     shell:
         "python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
         " --settings {params.settings:q} --seed {wildcards.seed} --tracking {params.tracking:q}"
-        " --resume {params.resume:q} --out {output.model:q} --cost {output.cost:q} > {log:q} 2>&1"
+        " --resume {params.resume:q} --gpus {resources.gpu} --out {output.model:q} --cost {output.cost:q} > {log:q} 2>&1"
 
 
 rule predict:
@@ -43,12 +42,11 @@ rule predict:
         PLAN.environment
     threads: PLAN.threads
     resources:
-        gpu=PLAN.gpus,
-        mem_mb=PLAN.memory_mb,
+        **PLAN.resources("predict"),
     params:
         code=PLAN.model_code("predict"),
         settings=PLAN.settings,
     shell:
         "python -P workflow/scripts/predict.py --model {input.model:q} --query {input.query:q}"
-        " --settings {params.settings:q} --seed {wildcards.seed} --out {output.prediction:q}"
-        " --cost {output.cost:q} > {log:q} 2>&1"
+        " --settings {params.settings:q} --seed {wildcards.seed} --gpus {resources.gpu}"
+        " --out {output.prediction:q} --cost {output.cost:q} > {log:q} 2>&1"

@@ -13,6 +13,8 @@ rule topk_r2:
         "results/logs/topk_r2.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("topk_r2"),
     params:
         code=PLAN.code("workflow/scripts/topk_r2.py"),
     shell:
@@ -29,6 +31,8 @@ rule conditions:
         "results/logs/conditions.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("conditions"),
     params:
         code=PLAN.code("workflow/scripts/conditions.py"),
     shell:
@@ -42,6 +46,8 @@ rule exclusions:
         "results/logs/exclusions.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("exclusions"),
     params:
         code=PLAN.code("workflow/scripts/exclusions.py"),
         rows=PLAN.exclusion_rows(),
@@ -58,6 +64,8 @@ rule cost:
         "results/logs/cost.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("cost"),
     params:
         code=PLAN.code("workflow/scripts/cost.py"),
     shell:
@@ -73,6 +81,8 @@ rule calibration:
         "results/logs/calibration.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("calibration"),
     params:
         code=PLAN.code("workflow/scripts/calibration.py"),
     shell:
@@ -93,6 +103,8 @@ rule leaderboard:
         "results/logs/leaderboard.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("leaderboard"),
     params:
         code=PLAN.code("workflow/scripts/leaderboard.py"),
         baselines=PLAN.baselines,
@@ -111,6 +123,8 @@ rule leaks:
         "results/logs/leaks.log",
     conda:
         "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("leaks"),
     params:
         code=PLAN.code("workflow/scripts/leaks.py"),
     shell:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ QUESTIONS = {
 }
 FLOORS = ("no_change", "mean_shift")  # every table needs them
 EXTERNAL = "external"  # the variant of what others predicted
-DEFAULT_MEMORY_MB = 2000
+MODEL_RULES = ("train", "predict")  # what they book is first of all their model's affair
 ADOPTION_KEYS = ("columns", "control", "genes", "layer")
 IMPORT_KEYS = ("kind", "source", "columns", "filter", "features", "targets_measured", "preselected_genes")
 
@@ -320,17 +321,36 @@ class Plan:
         """The env file of a model, as seen from ``rules/``."""
         return f"../envs/{self.model(wildcards.model)['env']}.yaml"
 
-    def gpus(self, wildcards: Wildcards) -> int:
-        """How many GPUs a model's jobs take."""
-        return int(self.model(wildcards.model).get("gpu", 0))
-
     def threads(self, wildcards: Wildcards) -> int:
         """How many threads a model's training takes."""
         return int(self.model(wildcards.model).get("threads", 1))
 
-    def memory_mb(self, wildcards: Wildcards) -> int:
-        """The memory a job of a model books, at most what this host has."""
-        return min(self.model(wildcards.model).get("mem_mb", DEFAULT_MEMORY_MB), host_memory_mb())
+    def resources(self, rule: str) -> dict[str, Callable[..., int | str | None]]:
+        """What a job of a rule books: memory, time and partition from ``resources:``, what its model says first.
+
+        A job that is submitted again after a failure books as many times the memory and the time as it has attempts.
+        """
+        table = self.config["resources"]
+        entry = {**table["every"], **table.get(rule, {})}
+
+        def booked(name: str, wildcards: Wildcards) -> Any:
+            model = self.model(wildcards.model) if rule in MODEL_RULES else {}
+            return model.get(name, entry.get(name))
+
+        def mem_mb(wildcards: Wildcards, attempt: int) -> int:
+            return int(booked("mem_mb", wildcards)) * attempt
+
+        def runtime(wildcards: Wildcards, attempt: int) -> int:
+            return int(booked("runtime", wildcards)) * attempt
+
+        def gpu(wildcards: Wildcards) -> int:
+            return int(booked("gpu", wildcards) or 0)
+
+        def slurm_partition(wildcards: Wildcards) -> str | None:
+            on_gpu = gpu(wildcards) and entry.get("gpu_partition")
+            return on_gpu or entry.get("partition")  # none: the cluster's default
+
+        return {"mem_mb": mem_mb, "runtime": runtime, "gpu": gpu, "slurm_partition": slurm_partition}
 
     def code(self, *files: str) -> str:
         """A hash of the code that files of this repository run: their own and what they import of the library."""
@@ -386,6 +406,15 @@ def host_memory_mb(share: float = 0.85) -> int:
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
     return int(total * share / 2**20)
+
+
+def shell_prefix(root: Path) -> str:
+    """What every ``shell:`` starts with: it replaces Snakemake's strict mode, so restates it, and shows the library.
+
+    ``-P`` in the commands themselves keeps a script's folder off its path.
+    """
+    source = shlex.quote(str(root / "src")).replace("{", "{{").replace("}", "}}")  # braces are Snakemake's
+    return f"set -euo pipefail; export PYTHONPATH={source} PYTHONNOUSERSITE=1; "
 
 
 def offer_conda(root: Path) -> None:

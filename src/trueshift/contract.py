@@ -1,14 +1,17 @@
 """The artefacts that the wings exchange: what is in each file, how it is read, written and checked.
 
 Every other module of the library knows its neighbours only through this one. All files are written
-atomically (a temporary sibling, then a rename), so a reader never meets half a file.
+atomically (a temporary sibling, then a rename), so a reader never meets half a file; beside each stands its
+checksum, a hidden file, so a reader never takes what a disk or a copy has damaged.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -57,34 +60,94 @@ def condition_codes(obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
 # --- writing and reading ------------------------------------------------------------------------------
 
 
-@contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary sibling of ``path``; renames it to ``path`` when the block ends without an error."""
+@contextlib.contextmanager
+def atomic(path: str | Path, *, sealed: bool = True) -> Iterator[Path]:
+    """Yields a temporary sibling of ``path``; renames it to ``path`` when the block ends without an error.
+
+    What no stage reads, a figure, needs no checksum: ``sealed=False``.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent, f".{path.stem}.*.partial{path.suffix}")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary
+        if sealed:
+            _seal(path, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Like :func:`atomic`, for a folder; what stood at ``path`` before is replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent, f".{path.name}.*.partial")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
+        _seal(path, temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(folder: Path, pattern: str) -> None:
+    """Removes what writers that were killed left behind: partial files and folders untouched for an hour."""
+    for left in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # another writer sweeps too
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _checksum(path: Path) -> str:
+    """CRC-32 of a file, or of the names and contents of all files below a folder; eight hexadecimal digits."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    value = 0
+    for file in files:
+        if path.is_dir():
+            value = zlib.crc32(str(file.relative_to(path)).encode(), value)
+        if file.is_file():
+            with file.open("rb") as content:
+                while block := content.read(1 << 22):
+                    value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.crc32")
+
+
+def _seal(path: Path, content: Path) -> None:
+    """Writes the checksum of ``content``, about to become ``path``, beside it."""
+    temporary = content.with_name(f"{content.name}.crc32")
+    temporary.write_text(_checksum(content) + "\n")
+    temporary.replace(_seal_of(path))
+
+
+def discard(path: str | Path) -> None:
+    """Removes a file and its checksum, as far as they are there."""
+    Path(path).unlink(missing_ok=True)
+    _seal_of(Path(path)).unlink(missing_ok=True)
+
+
+def check_intact(path: str | Path) -> None:
+    """Raises :class:`ContractError` if a file or folder is no longer what was written; one without checksum passes."""
+    path = Path(path)
+    seal = _seal_of(path)
+    if not path.exists():
+        raise ContractError(f"{path}: no such file")
+    if seal.exists() and seal.read_text().strip() != _checksum(path):
+        raise ContractError(
+            f"{path}: damaged: not what was written there; delete it so that it is made again "
+            f"(or, if you changed it on purpose, delete {seal.name} beside it)"
+        )
 
 
 def write_h5ad(adata: ad.AnnData, path: str | Path) -> None:
@@ -95,10 +158,9 @@ def write_h5ad(adata: ad.AnnData, path: str | Path) -> None:
 
 def read_h5ad(path: str | Path) -> ad.AnnData:
     """Reads an AnnData; a missing or damaged file is an error that names it."""
+    check_intact(path)
     try:
         return ad.read_h5ad(path)
-    except FileNotFoundError:
-        raise ContractError(f"{path}: no such file") from None
     except (OSError, KeyError) as error:
         raise ContractError(f"{path}: cannot be read as h5ad ({error}); delete it so that it is made again") from error
 
@@ -114,8 +176,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """Reads what :func:`write_table` wrote; empty fields of a CSV become NaN."""
-    if not Path(path).exists():
-        raise ContractError(f"{path}: no such file")
+    check_intact(path)
     return pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path)
 
 
@@ -127,6 +188,7 @@ def write_json(value: Any, path: str | Path) -> None:
 
 def read_json(path: str | Path) -> Any:
     """Reads JSON."""
+    check_intact(path)
     return json.loads(Path(path).read_text())
 
 
@@ -167,7 +229,7 @@ def check_canonical(adata: ad.AnnData, file: str | Path) -> None:
             twice = names[names.duplicated()].unique()[:3].tolist()
             raise ContractError(f"{file}: {what} ids occur twice ({', '.join(map(str, twice))}); make them unique")
     values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
-    if not np.isfinite(values).all():
+    if not _all_finite(values):
         gene = _first_gene(adata, ~np.isfinite(dense(adata.X)))
         raise ContractError(f"{file}: X holds NaN or infinite values, first in gene {gene}; clean the source")
     if metadata(adata)["kind"] == "counts" and values.size and values.min() < 0:
@@ -175,6 +237,12 @@ def check_canonical(adata: ad.AnnData, file: str | Path) -> None:
         raise ContractError(f"{file}: counts are negative, first in gene {gene}; is the source scaled?")
     if not adata.obs["is_control"].any():
         raise ContractError(f"{file}: no control cells; say which label is the control in columns: perturbation:")
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite. Then nor is their sum, most often, and it takes no array of answers."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def _first_gene(adata: ad.AnnData, mask: np.ndarray) -> str:
@@ -209,6 +277,7 @@ def write_pairs(pairs: Pairs, path: str | Path) -> None:
 
 def read_pairs(path: str | Path) -> Pairs:
     """Reads what :func:`write_pairs` wrote."""
+    check_intact(path)
     with np.load(path, allow_pickle=False) as file:
         return Pairs(**{field.name: file[field.name] for field in fields(Pairs)})
 
@@ -245,7 +314,8 @@ def check_prediction(prediction: ad.AnnData, query: ad.AnnData, file: str | Path
     """Raises :class:`ContractError` unless genes and conditions are exactly those asked, in the order asked."""
     _check_names(prediction.var_names.tolist(), query.var_names.tolist(), "genes", file)
     wanted = [" | ".join(row) for row in asked(query)[CONDITION].astype(str).itertuples(index=False)]
-    rows = prediction.obs[CONDITION].astype(str).agg(" | ".join, axis=1)
+    keys = prediction.obs[CONDITION].astype(str)
+    rows = keys[CONDITION[0]].str.cat(keys[CONDITION[1:]], sep=" | ")
     if metadata(prediction)["output"] == "profile":
         if rows.duplicated().any():
             raise ContractError(f"{file}: condition {rows[rows.duplicated()].iloc[0]} has two profiles; give one each")
@@ -253,7 +323,7 @@ def check_prediction(prediction: ad.AnnData, query: ad.AnnData, file: str | Path
     else:
         given = rows[rows != rows.shift()].tolist()  # blocks of cells, one block a condition
     _check_names(given, wanted, "conditions", file)
-    if not np.isfinite(dense(prediction.X)).all():
+    if not _all_finite(dense(prediction.X)):
         raise ContractError(f"{file}: predicted values are NaN or infinite; the model diverged or divides by zero")
 
 

@@ -86,8 +86,11 @@ class Run:
 
 
 @contextmanager
-def cost(stage: str, path: Path) -> Iterator[None]:
-    """Measures a block that ends well: stage, seconds, peak RSS (MB), peak GPU memory (MB) and device, as JSON."""
+def cost(stage: str, path: Path, cpu_fallback: str = "") -> Iterator[None]:
+    """Measures a block that ends well: stage, seconds, peak RSS (MB), peak GPU memory (MB) and device, as JSON.
+
+    ``cpu_fallback`` says why a job that booked a GPU computed without one.
+    """
     start = time.monotonic()
     yield
     write_json(
@@ -97,6 +100,7 @@ def cost(stage: str, path: Path) -> Iterator[None]:
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
             "gpu_peak_mb": gpu.peak_memory_mb(),
             "device": gpu.name(),
+            "cpu_fallback": cpu_fallback,
         },
         path,
     )

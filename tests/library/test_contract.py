@@ -15,6 +15,7 @@ from trueshift.contract import (
     atomic,
     atomic_folder,
     check_canonical,
+    check_intact,
     check_prediction,
     column_means,
     components,
@@ -98,7 +99,7 @@ def test_an_error_leaves_the_old_folder(tmp_path):
     with atomic_folder(path) as folder:
         (folder / "two").write_text("2")
     assert [file.name for file in path.iterdir()] == ["two"]
-    assert list(tmp_path.iterdir()) == [path]
+    assert {file.name for file in tmp_path.iterdir()} == {"model", ".model.crc32"}
 
 
 def test_folders_on_the_way_are_made(tmp_path):
@@ -136,6 +137,7 @@ def test_a_damaged_h5ad_is_named(tmp_path, query):
     path = tmp_path / "cells.h5ad"
     query.uns.clear()
     write_h5ad(query, path)
+    (tmp_path / ".cells.h5ad.crc32").unlink()
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ContractError, match=r"cells\.h5ad: cannot be read as h5ad .* delete it"):
         read_h5ad(path)
@@ -294,3 +296,78 @@ def test_values_must_be_finite(query, value):
     values[1, 2] = value
     with pytest.raises(ContractError, match="p: predicted values are NaN or infinite"):
         check_prediction(make_prediction(query, values), query, "p")
+
+
+# --- damage -------------------------------------------------------------------------------------------
+
+
+def flip(path, position=0.5):
+    """Flips one bit of a file; its length and time of change stay."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[int(position * (len(content) - 1))] ^= 4
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("position", [0, 0.3, 0.9, 1])
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_flipped_bit_of_a_table_is_refused_by_name(tmp_path, name, position):
+    path = tmp_path / name
+    write_table(pd.DataFrame({"a": np.arange(50)}), path)
+    read_table(path)
+    flip(path, position)
+    with pytest.raises(ContractError, match=f"{name}: damaged.*delete it so that it is made again"):
+        read_table(path)
+
+
+def test_a_file_that_is_shorter_than_it_was_is_refused_by_name(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(pd.DataFrame({"a": np.arange(50)}), path)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ContractError, match="damaged"):
+        read_table(path)
+
+
+def test_what_is_written_again_is_whole_again(tmp_path):
+    path = tmp_path / "t.csv"
+    write_table(pd.DataFrame({"a": [1]}), path)
+    flip(path)
+    write_table(pd.DataFrame({"a": [2]}), path)
+    assert read_table(path)["a"].tolist() == [2]
+
+
+def test_a_file_without_checksum_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a\n1\n")
+    assert read_table(path)["a"].tolist() == [1]
+    (tmp_path / ".t.csv.crc32").write_text("00000000\n")
+    with pytest.raises(ContractError, match=r"delete \.t\.csv\.crc32 beside it"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("damage", ["flip", "lose", "rename", "add"])
+def test_a_folder_is_checked_with_the_names_and_contents_of_its_files(tmp_path, damage):
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "a").write_text("one")
+        (folder / "b").write_text("two")
+    model = tmp_path / "model"
+    check_intact(model)
+    if damage == "flip":
+        flip(model / "b")
+    elif damage == "lose":
+        (model / "b").unlink()
+    elif damage == "rename":
+        (model / "b").rename(model / "c")
+    else:
+        (model / "c").touch()
+    with pytest.raises(ContractError, match="model: damaged"):
+        check_intact(model)
+
+
+def test_what_a_killed_writer_left_is_swept_when_old(tmp_path):
+    old, young = tmp_path / ".t.1.partial.csv", tmp_path / ".t.2.partial.csv"
+    for left in (old, young):
+        left.touch()
+    os.utime(old, (0, 0))
+    write_table(pd.DataFrame({"a": [1]}), tmp_path / "t.csv")
+    assert [old.exists(), young.exists()] == [False, True]

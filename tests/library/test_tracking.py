@@ -140,14 +140,15 @@ def test_a_failed_training_closes_its_run_as_failed(monkeypatch):
 
 def test_cost_is_written_when_the_block_ends_well(tmp_path):
     path = tmp_path / "cost.json"
-    with cost("train", path):
+    with cost("train", path, cpu_fallback="no driver"):
         held = bytearray(60_000_000)
     found = json.loads(path.read_text())
-    assert list(found) == ["stage", "seconds", "peak_rss_mb", "gpu_peak_mb", "device"]
+    assert list(found) == ["stage", "seconds", "peak_rss_mb", "gpu_peak_mb", "device", "cpu_fallback"]
     assert found["stage"] == "train"
     assert 0 <= found["seconds"] < 10
     assert found["peak_rss_mb"] > len(held) / 2**20
     assert found["device"]
+    assert found["cpu_fallback"] == "no driver"
 
 
 def test_cost_of_a_failed_block_is_not_written(tmp_path):

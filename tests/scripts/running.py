@@ -10,6 +10,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
+def listed(folder: Path) -> list[str]:
+    """The names of what a user sees in a folder, sorted: without checksums and other hidden files."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def command(name: str, *words: Any, folder: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs ``workflow/scripts/{name}.py`` with these words in ``folder``; with ``check`` it must succeed."""
     line = [sys.executable, "-P", str(ROOT / "workflow/scripts" / f"{name}.py"), *map(str, words)]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import listed
 
 from trueshift.contract import check_canonical, read_h5ad
 
@@ -28,7 +29,7 @@ def test_writes_canonical_data(tmp_path: Path) -> None:
     check_canonical(data, "out.h5ad")
     assert data.shape == (3 * 5 * 5 + 3 * 2 * 200, 30)
     assert "1275 cells × 30 genes, 3 contexts" in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+    assert listed(tmp_path) == ["out.h5ad"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from running import listed
 from scipy import sparse
 
 from trueshift.contract import Pairs, check_prediction, read_h5ad, write_h5ad, write_pairs
@@ -63,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 def test_train_then_predict(folder):
     done = train(folder, SETTINGS, tracking="offline")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (folder / "run").iterdir()) == ["cost.json", "model", "wandb"]
+    assert listed(folder / "run") == ["cost.json", "model", "wandb"]
     done = predict(folder, SETTINGS)
     assert done.returncode == 0, done.stderr
     query, prediction = read_h5ad(folder / "query.h5ad"), read_h5ad(folder / "prediction.h5ad")
@@ -79,7 +80,7 @@ def test_mistakes_are_one_line(folder):
     cases = [
         (train(folder, {**SETTINGS, "params": {"rank": 2}}), "has no parameter rank"),
         (train(folder, SETTINGS, "--train", "other.h5ad"), "other.h5ad: no such file"),
-        (predict(folder, SETTINGS), "run/model: no such folder; train the model first"),
+        (predict(folder, SETTINGS), "run/model: no such file"),
     ]
     for done, message in cases:
         assert done.returncode == 1

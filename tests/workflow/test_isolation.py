@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import ROOT, Project
+from project import ROOT, Project
 
 ENVIRONMENTS = ("data", "baselines", "torch", "scvi", "evaluation")
 STACK = {  # what the rules of an environment live on

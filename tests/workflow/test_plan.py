@@ -1,11 +1,13 @@
 """The driver's reading of the configuration: what runs, what is left out, what a job is told."""
 
 import json
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import ROOT
+from project import ROOT
 
 import plan as planning
 from plan import Plan, WorkflowError
@@ -73,9 +75,37 @@ def test_a_variant_chooses_its_pairs(config):
     assert plan.train_inputs(wildcards(model="additive", variant="default"))["pairs"] == []
 
 
-def test_a_job_never_books_more_memory_than_the_host_has(config, monkeypatch):
-    monkeypatch.setattr(planning, "host_memory_mb", lambda: 1234)
-    assert Plan(config, ROOT).memory_mb(wildcards()) == 1234
+def test_a_model_books_first_what_it_says_then_what_its_rule_then_what_every_rule(config):
+    config["resources"] = {"every": {"mem_mb": 100, "runtime": 10, "partition": "cpu"}, "train": {"runtime": 99}}
+    config["models"]["state"] |= {"mem_mb": 700, "gpu": 2}
+    booked = Plan(config, ROOT).resources("train")
+    for model, wanted in (("state", [700, 99, 2]), ("additive", [100, 99, 0])):
+        asked = wildcards(model=model)
+        assert [booked["mem_mb"](asked, 1), booked["runtime"](asked, 1), booked["gpu"](asked)] == wanted
+    score = Plan(config, ROOT).resources("score")
+    assert [score["mem_mb"](wildcards(), 1), score["gpu"](wildcards())] == [100, 0], "scores need no GPU"
+
+
+def test_a_job_submitted_again_books_more_memory_and_time(config):
+    booked = Plan(config, ROOT).resources("qc")
+    first, third = ([booked[name](wildcards(), attempt) for name in ("mem_mb", "runtime")] for attempt in (1, 3))
+    assert third == [3 * value for value in first]
+
+
+def test_only_jobs_with_a_gpu_go_to_its_partition(config):
+    config["resources"] |= {"every": {"mem_mb": 1, "runtime": 1, "partition": None}}
+    config["resources"]["train"] = {"gpu_partition": "a100"}
+    partition = Plan(config, ROOT).resources("train")["slurm_partition"]
+    assert [partition(wildcards()), partition(wildcards(model="additive"))] == ["a100", None]
+
+
+def test_the_prefix_of_commands_survives_any_folder_name():
+    folder = "/a 'quoted' $(touch x) {name}"
+    prefix = planning.shell_prefix(Path(folder))
+    shown = subprocess.run(
+        ["bash", "-c", prefix.format() + 'printf %s "$PYTHONPATH"'], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == f"{folder}/src"
 
 
 def test_unknown_names_are_refused_with_the_nearest(config):

@@ -1,8 +1,10 @@
 """The schema, the registry of metrics and the tables written from them say the same."""
 
+import re
+
 import pytest
 import yaml
-from conftest import ROOT
+from project import ROOT
 
 import document_config
 import document_metrics
@@ -18,6 +20,12 @@ def test_the_schema_has_the_metrics_of_the_registry():
 
 def test_the_schema_has_the_k_of_the_registry():
     assert [str(k) for k in EVALUATION["k"]["items"]["enum"]] == list(K)
+
+
+def test_the_schema_has_the_rules_of_the_workflow():
+    rules = {name for file in ROOT.glob("rules/*.smk") for name in re.findall(r"^rule (\w+):", file.read_text(), re.M)}
+    bookable = SCHEMA["properties"]["resources"]["propertyNames"]["enum"]
+    assert sorted(bookable) == sorted({*rules, "every"})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from trueshift.command import run
-from trueshift.contract import ContractError, check_prediction, read_h5ad, write_h5ad
+from trueshift.contract import check_intact, check_prediction, read_h5ad, write_h5ad
+from trueshift.lease import lease
 from trueshift.models.base import build
 from trueshift.tracking import cost
 
@@ -17,12 +18,12 @@ def main() -> None:
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params")
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--gpus", default=0, type=int, help="whole GPUs to lease; without one the CPU computes")
     parser.add_argument("--cost", required=True, type=Path)
     args = parser.parse_args()
 
-    if not args.model.is_dir():
-        raise ContractError(f"{args.model}: no such folder; train the model first")
-    with cost("predict", args.cost):
+    check_intact(args.model)
+    with cost("predict", args.cost, cpu_fallback=lease(args.gpus)):
         query = read_h5ad(args.query)
         prediction = build(args.settings, args.seed).load(args.model).predict(query)
         check_prediction(prediction, query, args.out)

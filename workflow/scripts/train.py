@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import atomic_folder, read_h5ad, read_pairs
+from trueshift.lease import lease
 from trueshift.models.base import build
 from trueshift.tracking import Run, cost
 
@@ -19,10 +20,11 @@ def main() -> None:
     parser.add_argument("--tracking", required=True, type=json.loads, help="JSON: wandb, project, name, group")
     parser.add_argument("--resume", required=True, type=Path, help="folder of resumable checkpoints")
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--gpus", default=0, type=int, help="whole GPUs to lease; without one the CPU computes")
     parser.add_argument("--cost", required=True, type=Path)
     args = parser.parse_args()
 
-    with cost("train", args.cost):
+    with cost("train", args.cost, cpu_fallback=lease(args.gpus)):
         model = build(args.settings, args.seed)
         train = read_h5ad(args.train)
         pairs = read_pairs(args.pairs) if args.pairs else None

@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import CANONICAL_OBS, ContractError, metadata
+from trueshift.contract import CANONICAL_OBS, ContractError, check_intact, metadata
 from trueshift.data.options import options
 from trueshift.data.preprocess import as_csr, covariates, regress_and_scale
 from trueshift.data.roles import among, conditions_asked, fitting_cells, roles_of
@@ -77,8 +77,7 @@ def partition(
 
 def read_genes(path: str | Path) -> pd.DataFrame:
     """Reads genes.csv; gene names stay text, be they ``NA``, and an empty reason is empty text."""
-    if not Path(path).exists():
-        raise ContractError(f"{path}: no such file")
+    check_intact(path)
     return pd.read_csv(path, dtype={"gene": str, "reason": str, "flavor": str}, keep_default_na=False)
 
 

@@ -43,7 +43,7 @@ def qc_figure(before: ad.AnnData, report: dict[str, Any], path: str | Path) -> N
     _conditions(axes["E"], pd.DataFrame(report["conditions"]))
     _words(axes["F"], report)
     figure.suptitle(f"Quality control of {report['dataset']} ({report['kind']})", fontsize=14)
-    with atomic(path) as temporary:
+    with atomic(path, sealed=False) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 

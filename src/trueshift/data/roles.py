@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import ROLES, ContractError, components, condition_codes
+from trueshift.contract import ROLES, ContractError, check_intact, components, condition_codes
 
 
 def sorted_components(label: str) -> tuple[str, ...]:
@@ -47,19 +47,17 @@ class Cells:
 
 def read_obs(path: str | Path) -> pd.DataFrame:
     """The obs of an h5ad without its matrices."""
+    check_intact(path)
     try:
         with h5py.File(path, "r") as file:
             return ad.io.read_elem(file["obs"])
-    except FileNotFoundError:
-        raise ContractError(f"{path}: no such file") from None
     except (OSError, KeyError) as error:
         raise ContractError(f"{path}: cannot be read as h5ad ({error}); delete it so that it is made again") from error
 
 
 def read_split(path: str | Path) -> pd.DataFrame:
     """Reads split.csv; ids stay text, be they ``007`` or ``NA``."""
-    if not Path(path).exists():
-        raise ContractError(f"{path}: no such file")
+    check_intact(path)
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 

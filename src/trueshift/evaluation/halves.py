@@ -11,7 +11,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from trueshift.contract import ContractError, atomic
+from trueshift.contract import atomic, check_intact
 from trueshift.evaluation import cells as distances
 from trueshift.evaluation.metrics.pair import CellTerms, Tests
 from trueshift.evaluation.reference import HALVES, TestCells, de_order
@@ -112,9 +112,11 @@ def halve(test: TestCells, truth: Truth, in_a: np.ndarray, conditions: np.ndarra
             cells = test.dense(rows)
             bandwidth = float(truth.conditions["bandwidth"].iloc[conditions[c]])
             parts = [in_a[:, rows], ~in_a[:, rows]]
-            for side, part, sorted_controls in zip(sides, parts, controls, strict=True):
-                side.fill(c, cells, part, sorted_controls, bandwidth)
-            cross[:, :, c] = distances.between(cells, bandwidth, *parts).T
+            *within, across = distances.within_and_between(cells, bandwidth, parts[0])
+            for side, part, sorted_controls, pairs in zip(sides, parts, controls, within, strict=True):
+                side.fill(c, cells, part, sorted_controls)
+                side.within[:, :, c] = pairs.T
+            cross[:, :, c] = across.T
     a, b = sides
     control = truth.control_reference[conditions]
     genes = truth.genes.astype(str)
@@ -130,9 +132,7 @@ class _Side:
         self.mean, self.variance, self.z, self.p_adjusted = (np.full(shape, np.nan, dtype=np.float32) for _ in range(4))
         self.within = np.full((shape[0], 2, shape[1]), np.nan, dtype=np.float32)
 
-    def fill(
-        self, c: SupportsIndex, cells: np.ndarray, parts: np.ndarray, controls: SortedCells | None, bandwidth: float
-    ) -> None:
+    def fill(self, c: SupportsIndex, cells: np.ndarray, parts: np.ndarray, controls: SortedCells | None) -> None:
         """``parts`` (H, n) are the cells of this half in each halving."""
         size = parts.sum(axis=1, keepdims=True).astype(np.float64)
         values = cells.astype(np.float64)
@@ -142,7 +142,6 @@ class _Side:
         squares = share @ (values - centre) ** 2 / size
         self.mean[:, c] = centre + shifted
         self.variance[:, c] = (squares - shifted**2) * size / (size - 1)
-        self.within[:, :, c] = distances.within(cells, bandwidth, parts).T
         if controls is not None:
             z, p = rank_sum(cells, controls, parts)
             self.z[:, c], self.p_adjusted[:, c] = z, adjust(p)
@@ -159,7 +158,6 @@ def write_halves(halves: Halves, path: str | Path) -> None:
 
 def read_halves(path: str | Path) -> Halves:
     """Reads ``halves.npz``."""
-    if not Path(path).exists():
-        raise ContractError(f"{path}: no such file")
+    check_intact(path)
     with np.load(path, allow_pickle=False) as file:
         return Halves(**{name: file[name] for name in _FIELDS})

@@ -1,13 +1,14 @@
 """What is true of the conditions of a test, as arrays and as ``truth_stats.parquet``."""
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import CONDITION, ContractError, components, read_table, write_table
+from trueshift.contract import CONDITION, ContractError, check_intact, components, read_table, write_table
 
 FDR = 0.05
 CONDITION_COLUMNS = [*CONDITION, "modality", "cluster", "n_cells", "n_control_input", "n_control_reference"]
@@ -53,7 +54,7 @@ class Truth:
     order: np.ndarray
     """Gene positions, most differentially expressed first, int32."""
 
-    @property
+    @cached_property
     def controls_suffice(self) -> np.ndarray:
         """Whether scores that need controls are defined, shape (C,)."""
         return ~self.conditions["flags"].str.split(";").map(lambda flags: "too_few_controls" in flags).to_numpy(bool)
@@ -125,8 +126,7 @@ def read_truth(path: str | Path) -> Truth:
 
 def read_conditions(path: str | Path) -> pd.DataFrame:
     """Only the table of conditions of ``truth_stats.parquet``, without reading the genes."""
-    if not Path(path).exists():
-        raise ContractError(f"{path}: no such file")
+    check_intact(path)
     return _plain(pd.read_parquet(path, columns=CONDITION_COLUMNS, filters=[("rank", "==", 1)]))
 
 

@@ -18,7 +18,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from trueshift.contract import ContractError, atomic, dense
+from trueshift.contract import ContractError, atomic, check_intact, dense, discard
 from trueshift.models.state_network import StateNetwork
 from trueshift.tracking import Run
 
@@ -101,7 +101,7 @@ class Trainer:
                 self._phase(number, phase, offset, saved if saved and number == saved["phase"] else None)
             offset += phase.steps
         if path := self._path():
-            path.unlink(missing_ok=True)
+            discard(path)
 
     def _phase(self, number: int, phase: Phase, offset: int, saved: dict[str, Any] | None) -> None:
         optimizer = self.make_optimizer()
@@ -177,9 +177,14 @@ class Trainer:
         path = self._path()
         if path is None:
             return None
-        for partial in path.parent.glob(".state.*.partial.pt"):  # of a training that was killed while it wrote
+        for partial in path.parent.glob(".state.*.partial.pt*"):  # of a training that was killed while it wrote
             partial.unlink()
         if not path.exists():
+            return None
+        try:
+            check_intact(path)
+        except ContractError as error:
+            self._say(f"{error}; started afresh")
             return None
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if saved["fingerprint"] != self.fingerprint:

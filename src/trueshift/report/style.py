@@ -20,7 +20,7 @@ SMALL, TEXT = 7, 8
 
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a PNG atomically; the same figure gives the same bytes."""
-    with atomic(path) as temporary:
+    with atomic(path, sealed=False) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
 
 

@@ -27,7 +27,8 @@ FOLD = ["dataset", "split", "fold"]
 RUN = [*FOLD, "model", "variant", "seed"]
 CONDITIONS_TEXT = [*FOLD, *CONDITION, "flags"]
 CONDITIONS_COLUMNS = [*CONDITIONS_TEXT[:-1], "n_cells", "n_deg", "n_controls", "n_seen", "flags"]
-COST_COLUMNS = [*RUN, "device", "train_seconds", "predict_seconds"]
+COST_RECORD = ["stage", "seconds", "peak_rss_mb", "gpu_peak_mb", "device", "cpu_fallback"]
+COST_COLUMNS = [*RUN, "device", "cpu_fallback", "train_seconds", "predict_seconds"]
 COST_COLUMNS += ["train_peak_rss_mb", "predict_peak_rss_mb", "gpu_peak_mb"]
 TOPK_COLUMNS = ["dataset", "split", "fold", "context", "model", "variant", "seed", "metric", "k"]
 TOPK_COLUMNS += ["value", "low", "high", "ci_method"]
@@ -214,10 +215,11 @@ def conditions(truth: pd.DataFrame) -> pd.DataFrame:
 def cost(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """What each run took, one row per run.
 
-    A record is a ``*_cost.json`` (stage, seconds, peak_rss_mb, gpu_peak_mb, device) with the labels of its run (see
-    :func:`path_labels`). ``device`` reads ``train / predict`` where the two differ; a stage without record is NaN.
+    A record is a ``*_cost.json`` (:data:`COST_RECORD`) with the labels of its run (see :func:`path_labels`).
+    ``device`` reads ``train / predict`` where the two differ, and so does ``cpu_fallback``, the reason why a job that
+    booked a GPU got none; a stage without record is NaN.
     """
-    table = pd.DataFrame(list(records), columns=[*RUN, "stage", "seconds", "peak_rss_mb", "gpu_peak_mb", "device"])
+    table = pd.DataFrame(list(records), columns=[*RUN, *COST_RECORD])
     table = as_text(table, [*RUN, "stage"])
     if table.duplicated([*RUN, "stage"]).any():
         twice = table.loc[table.duplicated([*RUN, "stage"]), [*RUN, "stage"]].iloc[0]
@@ -228,7 +230,10 @@ def cost(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         runs.append(
             {
                 **dict(zip(RUN, names, strict=True)),
-                "device": " / ".join(dict.fromkeys(stages["device"].dropna().astype(str))),
+                **{
+                    name: " / ".join(filter(None, stages[name].dropna().unique()))
+                    for name in ("device", "cpu_fallback")
+                },
                 "train_seconds": stages.at["train", "seconds"],
                 "predict_seconds": stages.at["predict", "seconds"],
                 "train_peak_rss_mb": stages.at["train", "peak_rss_mb"],

@@ -348,13 +348,17 @@ def record(stage, seconds, device="cpu", gpu=0.0, **more):
 
 
 def test_cost_has_one_row_per_run():
-    records = [record("predict", 2, "cpu"), record("train", 7, "GPU X", 512.0), record("train", 3, seed="1")]
+    records = [
+        record("predict", 2, "cpu", cpu_fallback="no driver"),
+        record("train", 7, "GPU X", 512.0, cpu_fallback=""),
+    ]
+    records.append(record("train", 3, seed="1"))
     table = cost(records)
     assert table.columns.tolist() == [
-        *["dataset", "split", "fold", "model", "variant", "seed", "device", "train_seconds", "predict_seconds"],
-        *["train_peak_rss_mb", "predict_peak_rss_mb", "gpu_peak_mb"],
+        *["dataset", "split", "fold", "model", "variant", "seed", "device", "cpu_fallback"],
+        *["train_seconds", "predict_seconds", "train_peak_rss_mb", "predict_peak_rss_mb", "gpu_peak_mb"],
     ]
-    assert table.iloc[0, 5:].tolist() == ["0", "GPU X / cpu", 7, 2, 70, 20, 512.0]
+    assert table.iloc[0, 5:].tolist() == ["0", "GPU X / cpu", "no driver", 7, 2, 70, 20, 512.0]
     assert table.device.tolist() == ["GPU X / cpu", "cpu"]
     assert np.isnan(table.predict_seconds[1])
 
