@@ -1,5 +1,5 @@
 # Needs Linux, Python ≥ 3.11 with venv, git and make. Everything else is installed below this folder.
-.PHONY: help install install-slurm demo environments test lint docs check-data benchmark lock clean-results
+.PHONY: help install install-slurm demo environments test lint docs check-data test-faults test-cluster benchmark lock clean-results
 .DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -64,9 +64,22 @@ docs: .envs/test/installed  ## writes the tables of config/README.md and docs/me
 check-data: .envs/test/installed  ## checks on real data: make check-data DATA=folder
 	TRUESHIFT_DATA="$(realpath $(DATA))" $(TEST)/pytest tests/data
 
+test-faults: environments .envs/test/installed  ## killed jobs, full disks, damaged files: what is lost (some need root)
+	$(TEST)/pytest tests/faults -rs
+
+.envs/slurm/installed: envs/slurm.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r envs/slurm.txt
+	touch $@
+
+test-cluster: environments .envs/test/installed .envs/slurm/installed  ## a real SLURM on this machine (Debian, root)
+	$(TEST)/pytest tests/cluster -rs
+
 benchmark: environments .envs/comparators/installed  ## scoring beside cell-eval: time, memory, agreement
 	$(DRIVER)/python benchmarks/scoring.py
 	$(DRIVER)/python benchmarks/scoring.py --panel 5000
+	$(DRIVER)/python benchmarks/dag.py
 
 lock: .venv/installed  ## resolves envs/requirements/*.in anew
 	$(DRIVER)/python envs/lock.py

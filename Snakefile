@@ -17,6 +17,10 @@ include: "rules/report.smk"
 include: "rules/figures.smk"
 
 
+onstart:
+    print(disk.words(PLAN), file=sys.stderr)
+
+
 rule all:
     default_target: True
     input:

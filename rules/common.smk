@@ -4,10 +4,12 @@ from pathlib import Path
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
-from checks import check_config  # noqa: E402
+import disk  # noqa: E402
+from checks import check_config, check_writable  # noqa: E402
 from plan import Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
 check_config(config, ROOT / "config/schemas")
+check_writable(Path("results"), workflow)
 PLAN = Plan(config, ROOT)
 
 offer_conda(ROOT)

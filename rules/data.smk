@@ -5,7 +5,7 @@ rule import_data:
     input:
         PLAN.source_files,
     output:
-        "results/{dataset}/imported.h5ad",
+        temp("results/{dataset}/imported.h5ad"),
     log:
         "results/logs/{dataset}/import_data.log",
     conda:
@@ -21,11 +21,13 @@ rule import_data:
         " --data-folder {params.data_folder:q} --out {output:q} > {log:q} 2>&1"
 
 
+# imported.h5ad and qc.h5ad are removed after use, so what they are made from is asked here, where qc.json stays
 rule qc:
     input:
-        "results/{dataset}/imported.h5ad",
+        data="results/{dataset}/imported.h5ad",
+        sources=PLAN.source_files,
     output:
-        data="results/{dataset}/qc.h5ad",
+        data=temp("results/{dataset}/qc.h5ad"),
         report="results/{dataset}/qc.json",
         figure="results/figures/qc/{dataset}.png",
     log:
@@ -35,10 +37,11 @@ rule qc:
     resources:
         **PLAN.resources("qc"),
     params:
-        code=PLAN.code("workflow/scripts/qc.py"),
+        code=PLAN.code("workflow/scripts/import_data.py", "workflow/scripts/qc.py"),
+        imported=PLAN.stage("import"),
         settings=PLAN.stage("qc"),
     shell:
-        "python -P workflow/scripts/qc.py --data {input:q} --settings {params.settings:q} --out {output.data:q}"
+        "python -P workflow/scripts/qc.py --data {input.data:q} --settings {params.settings:q} --out {output.data:q}"
         " --report {output.report:q} --figure {output.figure:q} > {log:q} 2>&1"
 
 

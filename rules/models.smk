@@ -1,4 +1,5 @@
 # train.h5ad (and pairs) -> model/ ; model/ + query.h5ad -> prediction.h5ad. No rule here can reach truth.h5ad.
+# A model computes on as many threads as it declares, also with fewer --cores: sums in another order give other bits.
 
 
 rule train:
@@ -19,10 +20,12 @@ rule train:
     params:
         code=PLAN.model_code("train"),
         settings=PLAN.settings,
+        threads=PLAN.threads,
         tracking=PLAN.tracking,
         resume="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/resume",
     shell:
-        "python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
+        "OMP_NUM_THREADS={params.threads} OPENBLAS_NUM_THREADS={params.threads} MKL_NUM_THREADS={params.threads}"
+        " python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
         " --settings {params.settings:q} --seed {wildcards.seed} --tracking {params.tracking:q}"
         " --resume {params.resume:q} --gpus {resources.gpu} --out {output.model:q} --cost {output.cost:q} > {log:q} 2>&1"
 
@@ -46,7 +49,9 @@ rule predict:
     params:
         code=PLAN.model_code("predict"),
         settings=PLAN.settings,
+        threads=PLAN.threads,
     shell:
-        "python -P workflow/scripts/predict.py --model {input.model:q} --query {input.query:q}"
+        "OMP_NUM_THREADS={params.threads} OPENBLAS_NUM_THREADS={params.threads} MKL_NUM_THREADS={params.threads}"
+        " python -P workflow/scripts/predict.py --model {input.model:q} --query {input.query:q}"
         " --settings {params.settings:q} --seed {wildcards.seed} --gpus {resources.gpu}"
         " --out {output.prediction:q} --cost {output.cost:q} > {log:q} 2>&1"

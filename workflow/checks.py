@@ -1,6 +1,11 @@
-"""Checks the configuration against its schema and says what is wrong in words: where, what, and the nearest name."""
+"""What is checked before anything runs: the configuration against its schema, and that results can be written.
+
+What is wrong is said in words: where, what, and the nearest name or the remedy.
+"""
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 FILES = {"datasets": "config/datasets.yaml", "models": "config/models.yaml"}
+NO_RUN = {"--lint", "--list", "-l", "--list-rules", "--list-target-rules", "--lt"}  # Snakemake gives these a core
 
 
 def check_config(config: Mapping[str, Any], schemas: Path) -> None:
@@ -19,6 +25,26 @@ def check_config(config: Mapping[str, Any], schemas: Path) -> None:
     faults = [line for error in validator.iter_errors(dict(config)) for line in _in_words(error)]
     if faults:
         raise WorkflowError("the configuration has faults:\n" + "\n".join(f"  {line}" for line in sorted(set(faults))))
+
+
+def check_writable(folder: Path, workflow: Any) -> None:
+    """Raises a WorkflowError if a run could write nothing below ``folder``; of anything but a run it asks nothing."""
+    reads_only = workflow.output_settings.dryrun or not (
+        workflow.resource_settings.cores or workflow.resource_settings.nodes  # --unlock, --summary and others need none
+    )
+    inside_a_job = workflow.remote_exec or workflow.subprocess_exec
+    if reads_only or inside_a_job or NO_RUN & set(sys.argv):
+        return
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+        reason = "its file system is mounted read-only" if read_only else "you may not write there"
+        raise WorkflowError(
+            f"{place}: results cannot be written: {reason}; mount it writable, change its permissions, "
+            f"or make {folder} a link to a folder of yours"
+        )
 
 
 def _in_words(error: jsonschema.ValidationError) -> Iterable[str]:

@@ -7,9 +7,10 @@ import ast
 import difflib
 import functools
 import hashlib
+import inspect
 import json
 import os
-import shlex
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,12 @@ ADOPTION_KEYS = ("columns", "control", "genes", "layer")
 IMPORT_KEYS = ("kind", "source", "columns", "filter", "features", "targets_measured", "preselected_genes")
 
 
+def per_job(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a function that Snakemake calls for jobs: it asks for the signature several times each, so this is kept."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
+
+
 class Chain(NamedTuple):
     """One model on one fold: the path below ``results/`` of everything made for it."""
 
@@ -54,6 +61,13 @@ class Chain(NamedTuple):
     def path(self) -> str:
         """``{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}``."""
         return f"{self.dataset}/{self.split}/{self.fold}/{self.model}/{self.variant}/seed{self.seed}"
+
+
+class Source(NamedTuple):
+    """A file of code: the files of the library it imports, and its syntax tree without comments and docstrings."""
+
+    imports: list[str]
+    meaning: str
 
 
 class Wildcards(Protocol):
@@ -241,6 +255,7 @@ class Plan:
         What only other stages read is not in it, so editing that reruns nothing here.
         """
 
+        @per_job
         def part(wildcards: Wildcards) -> str:
             entry = self.dataset(wildcards.dataset)
             if stage == "import":
@@ -254,14 +269,19 @@ class Plan:
 
         return part
 
+    def located(self, file: Any) -> Path:
+        """Where a file of a dataset's entry is, be it given as a path or as a mapping with one."""
+        path = file["path"] if isinstance(file, dict) and "path" in file else str(file)
+        return Path(path.replace("{data}", self.config["data_folder"]))
+
+    @per_job
     def source_files(self, wildcards: Wildcards) -> list[str]:
         """The local files an import reads, as far as they are there: a change of theirs reruns it."""
         entry = self.dataset(wildcards.dataset)
-        files = [*entry["source"].values(), *entry.get("features", {}).values()]
-        paths = [file["path"] if isinstance(file, dict) and "path" in file else str(file) for file in files]
-        paths = [path.replace("{data}", self.config["data_folder"]) for path in paths]
-        return [path for path in paths if Path(path).is_file()]
+        paths = map(self.located, [*entry["source"].values(), *entry.get("features", {}).values()])
+        return [str(path) for path in paths if path.is_file()]
 
+    @per_job
     def settings(self, wildcards: Wildcards) -> str:
         """Class and parameters of a model, as JSON."""
         params = self._params(wildcards.model, wildcards.variant)
@@ -269,6 +289,7 @@ class Plan:
             params["features"] = self.features(wildcards.dataset, wildcards.model, wildcards.variant)
         return json.dumps({"class": self.model(wildcards.model)["class"], "params": params}, sort_keys=True)
 
+    @per_job
     def train_inputs(self, wildcards: Wildcards) -> dict[str, str | list[str]]:
         """train.h5ad and, for a model that needs them, the pairs of its set size. Refuses what cannot run."""
         self.check(wildcards)
@@ -278,17 +299,20 @@ class Plan:
             pairs = [f"{fold}/pairs_S{self._params(wildcards.model, wildcards.variant)['set_size']}.npz"]
         return {"train": f"{fold}/train.h5ad", "pairs": pairs}
 
+    @per_job
     def floor_scores(self, wildcards: Wildcards) -> list[str]:
         """The scores of both floors on all folds of a split."""
         split, seed = f"results/{wildcards.dataset}/{wildcards.split}", self.run["seeds"][0]
         folds = self.folds(wildcards.dataset, wildcards.split)
         return [f"{split}/{fold}/{floor}/default/seed{seed}/scores.parquet" for fold in folds for floor in FLOORS]
 
+    @per_job
     def ceilings(self, wildcards: Wildcards) -> list[str]:
         """The technical duplicate on all folds of a split."""
         split = f"results/{wildcards.dataset}/{wildcards.split}"
         return [f"{split}/{fold}/ceiling.parquet" for fold in self.folds(wildcards.dataset, wildcards.split)]
 
+    @per_job
     def adopted_file(self, wildcards: Wildcards) -> str:
         """The file that others predicted. Refuses a dataset or split that it is not for."""
         entry = self.prediction(wildcards.model)
@@ -297,17 +321,20 @@ class Plan:
                 raise WorkflowError(f"prediction {wildcards.model} is for {key} {entry[key]}, not {value}")
         return str(entry["path"])
 
+    @per_job
     def adoption(self, wildcards: Wildcards) -> str:
         """How such a file is read, as JSON."""
         entry = self.prediction(wildcards.model)
         return json.dumps({key: entry[key] for key in ADOPTION_KEYS if key in entry}, sort_keys=True)
 
+    @per_job
     def tracking(self, wildcards: Wildcards) -> str:
         """What a training tells wandb of itself, as JSON."""
         chain = "/".join((wildcards.dataset, wildcards.split, wildcards.fold))
         name = f"{wildcards.model}/{wildcards.variant}/seed{wildcards.seed}"
         return json.dumps({**self.config["tracking"], "group": chain, "name": name}, sort_keys=True)
 
+    @per_job
     def chain_labels(self, wildcards: Wildcards) -> str:
         """All labels of a chain, as JSON."""
         return json.dumps({name: getattr(wildcards, name) for name in Chain._fields})
@@ -317,10 +344,12 @@ class Plan:
         """The evaluation settings, as JSON."""
         return json.dumps(self.config["evaluation"], sort_keys=True)
 
+    @per_job
     def environment(self, wildcards: Wildcards) -> str:
         """The env file of a model, as seen from ``rules/``."""
         return f"../envs/{self.model(wildcards.model)['env']}.yaml"
 
+    @per_job
     def threads(self, wildcards: Wildcards) -> int:
         """How many threads a model's training takes."""
         return int(self.model(wildcards.model).get("threads", 1))
@@ -337,66 +366,78 @@ class Plan:
             model = self.model(wildcards.model) if rule in MODEL_RULES else {}
             return model.get(name, entry.get(name))
 
+        @per_job
         def mem_mb(wildcards: Wildcards, attempt: int) -> int:
             return int(booked("mem_mb", wildcards)) * attempt
 
+        @per_job
         def runtime(wildcards: Wildcards, attempt: int) -> int:
             return int(booked("runtime", wildcards)) * attempt
 
+        @per_job
         def gpu(wildcards: Wildcards) -> int:
             return int(booked("gpu", wildcards) or 0)
 
+        @per_job
         def slurm_partition(wildcards: Wildcards) -> str | None:
             on_gpu = gpu(wildcards) and entry.get("gpu_partition")
             return on_gpu or entry.get("partition")  # none: the cluster's default
 
-        return {"mem_mb": mem_mb, "runtime": runtime, "gpu": gpu, "slurm_partition": slurm_partition}
+        if rule in MODEL_RULES:
+            return {"mem_mb": mem_mb, "runtime": runtime, "gpu": gpu, "slurm_partition": slurm_partition}
+        # what no wildcard changes is no function: Snakemake asks a function anew for every job
+        return {
+            "mem_mb": mem_mb,
+            "runtime": runtime,
+            **({"slurm_partition": here} if (here := entry.get("partition")) else {}),
+        }
 
+    @functools.cache  # noqa: B019 - one plan lives as long as the process
     def code(self, *files: str) -> str:
         """A hash of the code that files of this repository run: their own and what they import of the library."""
         digest = hashlib.sha256()
         for file in sorted({found for name in files for found in self._closure(name)}):
-            digest.update(f"{file}\0{self._meaning(file)}\0".encode())
+            digest.update(f"{file}\0{self._read(file).meaning}\0".encode())
         return digest.hexdigest()[:12]
 
     def model_code(self, stage: str) -> Callable[[Wildcards], str]:
         """A function of the wildcards: :meth:`code` of a stage's script together with the model's file."""
 
+        @per_job
         def code(wildcards: Wildcards) -> str:
             module = self.model(wildcards.model)["class"].rpartition(".")[0]
             return self.code(f"workflow/scripts/{stage}.py", f"src/{module.replace('.', '/')}.py")
 
         return code
 
-    @functools.cache  # noqa: B019 - one plan lives as long as the process
-    def _closure(self, file: str) -> tuple[str, ...]:
+    def _closure(self, file: str) -> set[str]:
         """``file`` and every file of the library that it imports, directly or through others."""
         seen: set[str] = set()
         waiting = [file]
         while waiting:
             current = waiting.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            for node in ast.walk(ast.parse((self.root / current).read_text())):
-                names: list[str] = []
-                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trueshift":
-                    names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-                elif isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names if alias.name.split(".")[0] == "trueshift"]
-                for name in names:
-                    base = "src/" + name.replace(".", "/")
-                    waiting += [path for path in (f"{base}.py", f"{base}/__init__.py") if (self.root / path).exists()]
-        return tuple(seen)
+            if current not in seen:
+                seen.add(current)
+                waiting += self._read(current).imports
+        return seen
 
     @functools.cache  # noqa: B019
-    def _meaning(self, file: str) -> str:
-        """The syntax tree of a file without comments and docstrings: editing those reruns nothing."""
+    def _read(self, file: str) -> "Source":
+        """What a file imports and means; every file is parsed once."""
         tree = ast.parse((self.root / file).read_text())
+        imports = []
         for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trueshift":
+                names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names if alias.name.split(".")[0] == "trueshift"]
+            for name in names:
+                base = "src/" + name.replace(".", "/")
+                imports += [path for path in (f"{base}.py", f"{base}/__init__.py") if (self.root / path).exists()]
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 del node.body[0]
-        return ast.dump(tree)
+        return Source(imports, ast.dump(tree))
 
 
 def host_memory_mb(share: float = 0.85) -> int:
@@ -411,10 +452,12 @@ def host_memory_mb(share: float = 0.85) -> int:
 def shell_prefix(root: Path) -> str:
     """What every ``shell:`` starts with: it replaces Snakemake's strict mode, so restates it, and shows the library.
 
-    ``-P`` in the commands themselves keeps a script's folder off its path.
+    ``-P`` in the commands themselves keeps a script's folder off its path. Raises a WorkflowError for a folder whose
+    name a shell would read: Snakemake does not quote where conda, or its stand-in, is.
     """
-    source = shlex.quote(str(root / "src")).replace("{", "{{").replace("}", "}}")  # braces are Snakemake's
-    return f"set -euo pipefail; export PYTHONPATH={source} PYTHONNOUSERSITE=1; "
+    if not re.fullmatch(r"[\w./+@:=,-]+", str(root)):
+        raise WorkflowError(f"the project lies in {root}: a shell would misread that name; move or rename the folder")
+    return f"set -euo pipefail; export PYTHONPATH={root}/src PYTHONNOUSERSITE=1; "
 
 
 def offer_conda(root: Path) -> None:

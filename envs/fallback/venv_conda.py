@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -87,12 +88,14 @@ def create(file: Path, prefix: Path) -> None:
             return
         partial = prefix.with_name(prefix.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)  # a build that was killed
-        environment, tool = uv_environment(), uv()
-        subprocess.run([tool, "venv", "-q", "--relocatable", "--python", python, partial], check=True, env=environment)
+        tool = uv()
+        # children hold the lock too: they outlive a builder that is killed, and would write into the next one's folder
+        options: dict[str, Any] = {"check": True, "env": uv_environment(), "pass_fds": [lock.fileno()]}
+        subprocess.run([tool, "venv", "-q", "--relocatable", "--python", python, partial], **options)
         requirements = partial / "requirements.txt"
         requirements.write_text("\n".join(pins) + "\n")
         install = [tool, "pip", "install", "-q", "--compile-bytecode", "--python", partial / "bin/python"]
-        subprocess.run([*install, "-r", requirements], check=True, env=environment)
+        subprocess.run([*install, "-r", requirements], **options)
         (partial / "conda-meta").mkdir()  # how Snakemake and people tell an environment from a folder
         partial.rename(prefix)
 

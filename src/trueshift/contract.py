@@ -6,6 +6,7 @@ checksum, a hidden file, so a reader never takes what a disk or a copy has damag
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -68,15 +69,17 @@ def atomic(path: str | Path, *, sealed: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent, f".{path.stem}.*.partial{path.suffix}")
+    _sweep(path.parent, f".{path.stem}.*.partial{path.suffix}*")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        yield temporary
-        if sealed:
-            _seal(path, temporary)
-        temporary.replace(path)
+        with _named_if_full(path):
+            yield temporary
+            if sealed:
+                _seal(path, temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished_seal(temporary).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -84,18 +87,45 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Like :func:`atomic`, for a folder; what stood at ``path`` before is replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent, f".{path.name}.*.partial")
+    _sweep(path.parent, f".{path.name}.*.partial*")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        _seal(path, temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        with _named_if_full(path):
+            yield temporary
+            _seal(path, temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _unfinished_seal(temporary).unlink(missing_ok=True)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is that of a full disk or a used-up quota, in h5py's words too."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def _named_if_full(path: Path) -> Iterator[None]:
+    """Turns the failure of a write for want of space into a :class:`ContractError` that names ``path``."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        # torch says only that a write failed; what it wrote still fills the disk
+        silent = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < 1 << 16
+        if silent or disk_is_full(error):
+            raise ContractError(
+                f"{path}: no space left on its disk, or in your quota there; make room (df -h {path.parent}) "
+                "and run again: what is finished is kept"
+            ) from error
+        raise
 
 
 def _sweep(folder: Path, pattern: str) -> None:
@@ -107,11 +137,14 @@ def _sweep(folder: Path, pattern: str) -> None:
 
 
 def _checksum(path: Path) -> str:
-    """CRC-32 of a file, or of the names and contents of all files below a folder; eight hexadecimal digits."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    """CRC-32 of a file, or of the names and contents of all files below a folder; eight hexadecimal digits.
+
+    Hidden files of a folder are left out: Snakemake keeps a time stamp there.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob("[!.]*"))
     value = 0
     for file in files:
-        if path.is_dir():
+        if file != path:  # of a folder
             value = zlib.crc32(str(file.relative_to(path)).encode(), value)
         if file.is_file():
             with file.open("rb") as content:
@@ -124,9 +157,13 @@ def _seal_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.crc32")
 
 
+def _unfinished_seal(content: Path) -> Path:
+    return content.with_name(f"{content.name}.crc32")
+
+
 def _seal(path: Path, content: Path) -> None:
     """Writes the checksum of ``content``, about to become ``path``, beside it."""
-    temporary = content.with_name(f"{content.name}.crc32")
+    temporary = _unfinished_seal(content)
     temporary.write_text(_checksum(content) + "\n")
     temporary.replace(_seal_of(path))
 

@@ -351,6 +351,7 @@ def test_a_folder_is_checked_with_the_names_and_contents_of_its_files(tmp_path, 
         (folder / "a").write_text("one")
         (folder / "b").write_text("two")
     model = tmp_path / "model"
+    (model / ".snakemake_timestamp").touch()
     check_intact(model)
     if damage == "flip":
         flip(model / "b")

@@ -1,15 +1,12 @@
 """The driver's reading of the configuration: what runs, what is left out, what a job is told."""
 
 import json
-import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from project import ROOT
 
-import plan as planning
 from plan import Plan, WorkflowError
 
 
@@ -83,7 +80,9 @@ def test_a_model_books_first_what_it_says_then_what_its_rule_then_what_every_rul
         asked = wildcards(model=model)
         assert [booked["mem_mb"](asked, 1), booked["runtime"](asked, 1), booked["gpu"](asked)] == wanted
     score = Plan(config, ROOT).resources("score")
-    assert [score["mem_mb"](wildcards(), 1), score["gpu"](wildcards())] == [100, 0], "scores need no GPU"
+    assert score["mem_mb"](wildcards(), 1) == 100
+    assert "gpu" not in score
+    assert score["slurm_partition"] == "cpu"
 
 
 def test_a_job_submitted_again_books_more_memory_and_time(config):
@@ -97,15 +96,6 @@ def test_only_jobs_with_a_gpu_go_to_its_partition(config):
     config["resources"]["train"] = {"gpu_partition": "a100"}
     partition = Plan(config, ROOT).resources("train")["slurm_partition"]
     assert [partition(wildcards()), partition(wildcards(model="additive"))] == ["a100", None]
-
-
-def test_the_prefix_of_commands_survives_any_folder_name():
-    folder = "/a 'quoted' $(touch x) {name}"
-    prefix = planning.shell_prefix(Path(folder))
-    shown = subprocess.run(
-        ["bash", "-c", prefix.format() + 'printf %s "$PYTHONPATH"'], capture_output=True, text=True, check=True
-    )
-    assert shown.stdout == f"{folder}/src"
 
 
 def test_unknown_names_are_refused_with_the_nearest(config):
