@@ -5,6 +5,7 @@ What is wrong is said in words: where, what, and the nearest name or the remedy.
 
 import difflib
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,10 +42,12 @@ def check_writable(folder: Path, workflow: Any) -> None:
     if not os.access(place, os.W_OK | os.X_OK):
         read_only = os.statvfs(place).f_flag & os.ST_RDONLY
         reason = "its file system is mounted read-only" if read_only else "you may not write there"
-        raise WorkflowError(
-            f"{place}: results cannot be written: {reason}; mount it writable, change its permissions, "
-            f"or make {folder} a link to a folder of yours"
-        )
+        remedy = "mount it writable, change its permissions"
+    elif (disk := shutil.disk_usage(place)).total and not disk.free:  # then not even a log would say why a job fails
+        reason, remedy = "its disk is full", "make room there"
+    else:
+        return
+    raise WorkflowError(f"{place}: results cannot be written: {reason}; {remedy}, or make {folder} a link to elsewhere")
 
 
 def _in_words(error: jsonschema.ValidationError) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What a hostile setting or file could do: nothing. No shell reads a value of the configuration, no file is unpickled."""
+"""What a hostile setting or file could do: nothing. No shell reads a value of the config, nothing is unpickled."""
 
 import json
 import os

@@ -5,6 +5,7 @@ centre, so that little cancels. No matrix of all cells with all cells is kept.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,19 +13,59 @@ _BLOCK = 2**22  # distances at a time
 _MOST = 2000  # cells that the median distance is taken over
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Euclidean distances of the rows of ``a`` (n, G) to those of ``b`` (m, G), as blocks (rows of a, m)."""
-    centre = b.mean(axis=0, dtype=np.float64)
-    b = b - centre
-    norm = np.einsum("ij,ij->i", b, b)
-    height = max(1, _BLOCK // max(1, len(b)))
-    for start in range(0, len(a), height):
-        rows = slice(start, min(start + height, len(a)))
-        part = a[rows] - centre
-        squared = part @ b.T
+@dataclass(frozen=True, eq=False)
+class Centred:
+    """Cells about their mean, in float64: made once of a condition, for all that is asked about it."""
+
+    centre: np.ndarray
+    """Their mean, (G,)."""
+    values: np.ndarray
+    """What remains of each cell, (n, G)."""
+    squares: np.ndarray
+    """The square of its length, (n,)."""
+
+    @classmethod
+    def of(cls, cells: "np.ndarray | Centred") -> "Centred":
+        """Centres ``cells`` (n, G), unless they are centred already."""
+        if isinstance(cells, Centred):
+            return cells
+        centre = cells.mean(axis=0, dtype=np.float64)
+        values = cells - centre
+        return cls(centre, values, np.vecdot(values, values))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Of each gene, n − 1 in the denominator, (G,); NaN for a single cell."""
+        n = len(self)
+        return np.einsum("ij,ij->j", self.values, self.values) / (n - 1 if n > 1 else np.nan)
+
+
+Cells = np.ndarray | Centred
+"""Cells (n, G), centred or not."""
+
+
+def distances(cells: Cells, others: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+    """Euclidean distances of ``others`` (n, G), by default the cells themselves, to ``cells`` (m, G).
+
+    Yields blocks: rows of the others, and their distances (rows, m).
+    """
+    cells = Centred.of(cells)
+    n = len(cells if others is None else others)
+    height = max(1, _BLOCK // max(1, len(cells)))
+    for start in range(0, n, height):
+        rows = slice(start, min(start + height, n))
+        if others is None:  # NumPy takes half the time for the product of a matrix with itself
+            part, squares = cells.values[rows], cells.squares[rows]
+        else:
+            part = others[rows] - cells.centre
+            squares = np.vecdot(part, part)
+        squared = part @ cells.values.T
         squared *= -2
-        squared += norm
-        squared += np.einsum("ij,ij->i", part, part)[:, None]
+        squared += cells.squares
+        squared += squares[:, None]
         yield rows, np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
 
 
@@ -33,16 +74,19 @@ def kernel(distance: np.ndarray, bandwidth: float) -> np.ndarray:
     return np.exp(distance**2 / (-2 * bandwidth**2))
 
 
-def pairs_of(cells: np.ndarray) -> tuple[float, float, float]:
+def pairs_of(cells: Cells) -> tuple[float, float, float]:
     """Median distance, mean distance and mean kernel over pairs of different cells of (n, G); NaN for one cell.
 
     The median is the bandwidth of the kernel. Of more than 2,000 cells it is that of 2,000, taken evenly by row.
     """
     if len(cells) < 2:
         return (float("nan"),) * 3
-    few = len(cells) <= _MOST
-    some = cells if few else cells[np.linspace(0, len(cells) - 1, _MOST).astype(int)]
-    full = np.concatenate([block for _, block in distances(some, some)])
+    cells = Centred.of(cells)
+    few, some = len(cells) <= _MOST, cells
+    if not few:
+        even = np.linspace(0, len(cells) - 1, _MOST).astype(int)
+        some = Centred(cells.centre, cells.values[even], cells.squares[even])
+    full = np.concatenate([block for _, block in distances(some)])
     pairs = full[~np.eye(len(some), dtype=bool)]  # every pair twice
     middle = float(np.median(pairs))
     bandwidth = middle if middle > 0 else float("nan")
@@ -52,52 +96,51 @@ def pairs_of(cells: np.ndarray) -> tuple[float, float, float]:
     return bandwidth, float(distance), float(similarity)
 
 
-def to_each(true: np.ndarray, predicted: np.ndarray, bandwidth: float) -> np.ndarray:
+def to_each(true: np.ndarray, predicted: Cells, bandwidth: float) -> np.ndarray:
     """For each true cell its mean distance to, and its mean kernel with, the predicted cells: shape (2, n)."""
     found = np.empty((2, len(true)))
-    for rows, block in distances(true, predicted):
+    for rows, block in distances(predicted, true):
         found[0, rows] = block.mean(axis=1)
         found[1, rows] = kernel(block, bandwidth).mean(axis=1)
     return found
 
 
-def within(cells: np.ndarray, bandwidth: float, parts: np.ndarray | None = None) -> np.ndarray:
-    """Mean distance and mean kernel over pairs of different cells, of each part: shape (2, P).
+def within(cells: Cells, bandwidths: float | np.ndarray) -> np.ndarray:
+    """Mean distance and mean kernel over pairs of different cells (n, G), for B bandwidths: shape (2, B).
 
-    ``parts`` (P, n) says which of the ``cells`` (n, G) each part takes, by default all of them. NaN where a part has
-    fewer than two cells.
+    NaN for one cell.
     """
-    chosen = np.ones((1, len(cells))) if parts is None else parts.astype(np.float64)
-    return _means(cells, chosen, chosen, bandwidth, same=True)
-
-
-def within_at(cells: np.ndarray, bandwidths: np.ndarray) -> np.ndarray:
-    """:func:`within` of all ``cells`` for several bandwidths (B,), from one matrix of distances: shape (2, B)."""
+    bandwidths = np.atleast_1d(bandwidths)
     n, sums = len(cells), np.zeros((2, len(bandwidths)))
-    if n < 2:
-        return np.full(sums.shape, np.nan)
-    for rows, block in distances(cells, cells):
-        block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0
+    for _, block in _among(cells):
         sums[0] += block.sum()
         sums[1] += [kernel(block, bandwidth).sum() for bandwidth in bandwidths]
     sums[1] -= n  # the kernel of a cell with itself is 1
-    return sums / (n * (n - 1))
+    return sums / (n * (n - 1)) if n > 1 else np.full(sums.shape, np.nan)
 
 
-def between(cells: np.ndarray, bandwidth: float, parts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Mean distance and mean kernel between disjoint parts of the same cells, both (P, n): shape (2, P)."""
-    return _means(cells, parts.astype(np.float64), others.astype(np.float64), bandwidth, same=False)
+def within_and_between(cells: Cells, bandwidth: float, parts: np.ndarray) -> np.ndarray:
+    """Mean distance and mean kernel over pairs of cells in each part, in the rest, and across: shape (3, 2, P).
 
-
-def _means(cells: np.ndarray, parts: np.ndarray, others: np.ndarray, bandwidth: float, same: bool) -> np.ndarray:
-    sums = np.zeros((2, len(parts)))
-    for rows, block in distances(cells, cells):
-        if same:  # rounding leaves a little on the diagonal
-            block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0
+    ``parts`` (P, n) are masks of ``cells`` (n, G), and the rest are those it leaves. NaN where there is no pair of
+    different cells.
+    """
+    inside = parts.astype(np.float64)
+    outside = 1 - inside
+    sums = np.zeros((3, 2, len(parts)))
+    for rows, block in _among(cells):
         for i, values in enumerate((block, kernel(block, bandwidth))):
-            sums[i] += np.einsum("pb,bp->p", parts[:, rows], values @ others.T)
-    n, m = parts.sum(axis=1), others.sum(axis=1)
-    if same:
-        sums[1] -= n  # the kernel of a cell with itself is 1
-    pairs = n * (m - 1) if same else n * m
+            to_inside, to_outside = values @ inside.T, values @ outside.T  # sums over the cells of each, (rows, P)
+            for j, (of, to) in enumerate(((inside, to_inside), (outside, to_outside), (inside, to_outside))):
+                sums[j, i] += np.einsum("pb,bp->p", of[:, rows], to)
+    n, m = inside.sum(axis=1), outside.sum(axis=1)
+    sums[:2, 1] -= n, m  # the kernel of a cell with itself is 1
+    pairs = np.stack([n * (n - 1), m * (m - 1), n * m])[:, None]
     return np.divide(sums, pairs, out=np.full_like(sums, np.nan), where=pairs > 0)
+
+
+def _among(cells: Cells) -> Iterator[tuple[slice, np.ndarray]]:
+    """:func:`distances` of cells to one another, those of a cell to itself exactly 0."""
+    for rows, block in distances(cells):
+        block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0  # rounding leaves a little
+        yield rows, block

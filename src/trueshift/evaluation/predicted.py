@@ -8,8 +8,9 @@ import numpy as np
 
 from trueshift.contract import ContractError, dense, metadata
 from trueshift.evaluation import cells as distances
+from trueshift.evaluation.cells import Centred
 from trueshift.evaluation.metrics.pair import CellTerms, Tests
-from trueshift.evaluation.reference import TestCells, condition_rows, pseudobulks
+from trueshift.evaluation.reference import TestCells, condition_rows, pseudobulks, take_rows
 from trueshift.evaluation.truth import Truth
 from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon
 
@@ -80,7 +81,7 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
         controls = test.dense(test.controls(context, "control_input"))
         ordered = SortedCells.of(controls) if len(controls) else None
         for batch in [members] if kind == INPUT_CONTROLS else test.batches(members):
-            cells = [dense(prediction.X[blocks[i]]) for i in batch]
+            cells = [dense(take_rows(prediction.X, blocks[i])) for i in batch]
             made.mean[batch] = [values.mean(axis=0, dtype=np.float64) for values in cells]
             if kind == INPUT_CONTROLS:  # the same cells for all conditions
                 made.same_cells(batch, controls, ordered)
@@ -115,21 +116,21 @@ class _Made:
     def compared(self, conditions: np.ndarray, cells: Sequence[np.ndarray]) -> None:
         """The cells of each condition with one another and with the true ones."""
         for i, values in zip(conditions, cells, strict=True):
-            self.to_truth[:, self.test.of(i)] = distances.to_each(self.test.cells(i), values, self.bandwidths[i])
-            self.within[:, i] = distances.within(values, self.bandwidths[i])[:, 0]
-            if len(values) > 1:
-                self.variance[i] = values.var(axis=0, ddof=1, dtype=np.float64)
+            centred = Centred.of(values)
+            self.to_truth[:, self.test.of(i)] = distances.to_each(self.test.cells(i), centred, self.bandwidths[i])
+            self.within[:, i] = distances.within(centred, self.bandwidths[i])[:, 0]
+            self.variance[i] = centred.variance
 
     def same_cells(self, conditions: np.ndarray, cells: np.ndarray, controls: SortedCells | None) -> None:
         """Both, where all conditions are given the same cells: what does not depend on the truth is made once."""
         if not len(cells):
             return
         self.tested(conditions, [cells], controls)
+        centred = Centred.of(cells)
         for i in conditions:
-            self.to_truth[:, self.test.of(i)] = distances.to_each(self.test.cells(i), cells, self.bandwidths[i])
-        self.within[:, conditions] = distances.within_at(cells, self.bandwidths[conditions])
-        if len(cells) > 1:
-            self.variance[conditions] = cells.var(axis=0, ddof=1, dtype=np.float64)
+            self.to_truth[:, self.test.of(i)] = distances.to_each(self.test.cells(i), centred, self.bandwidths[i])
+        self.within[:, conditions] = distances.within(centred, self.bandwidths[conditions])
+        self.variance[conditions] = centred.variance
 
 
 def _rows(tests: Tests | None, rows: np.ndarray) -> Tests | None:

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from trueshift.contract import CONDITION, ContractError, asked, column_means, condition_codes, dense, metadata
 from trueshift.evaluation import cells as distances
+from trueshift.evaluation.cells import Centred
 from trueshift.evaluation.truth import FDR, Truth
 from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon
 
@@ -51,8 +52,8 @@ def truth_statistics(truth: ad.AnnData, train: ad.AnnData | None = None) -> Trut
             mean[batch] = [values.mean(axis=0, dtype=np.float64) for values in dense_cells]
             several = [(i, values) for i, values in zip(batch, dense_cells, strict=True) if len(values) > 1]
             for i, values in several:
-                variance[i] = values.var(axis=0, ddof=1, dtype=np.float64)
-                pairs[:, i] = distances.pairs_of(values)
+                centred = Centred.of(values)
+                variance[i], pairs[:, i] = centred.variance, distances.pairs_of(centred)
             if reference is not None and several:
                 tested = [i for i, _ in several]
                 z[tested], p[tested] = wilcoxon([values for _, values in several], reference)
@@ -106,7 +107,7 @@ class TestCells:
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """The expression of some rows, float32."""
-        return dense(self.matrix[rows])
+        return dense(take_rows(self.matrix, rows))
 
     def cells(self, condition: SupportsIndex) -> np.ndarray:
         """The expression of the test cells of a condition, (n, G), float32."""
@@ -164,6 +165,12 @@ def condition_rows(obs: pd.DataFrame, table: pd.DataFrame, file: str) -> np.ndar
     if len(empty):
         raise ContractError(f"{file}: the condition {' | '.join(index[empty[0]])} was asked for but has no rows")
     return codes
+
+
+def take_rows(matrix: Any, rows: np.ndarray) -> Any:
+    """``matrix[rows]`` of a sparse or dense matrix; where the rows are consecutive, a view that copies nothing."""
+    consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+    return matrix[rows[0] : rows[-1] + 1] if consecutive else matrix[rows]
 
 
 def pseudobulks(matrix: Any, codes: np.ndarray, n: int) -> np.ndarray:

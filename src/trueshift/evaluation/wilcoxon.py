@@ -6,14 +6,14 @@ cell's place among the controls does not depend on which other cells are tested 
 are tested together: U is a sum over cells, and only runs of equal values are counted anew.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
+
+from trueshift.evaluation.places import places
 
 _BLOCK = 2**21  # values that are placed at a time: bounds memory for conditions of many cells
 
@@ -33,7 +33,8 @@ class SortedCells:
     @classmethod
     def of(cls, cells: np.ndarray) -> "SortedCells":
         """Sorts ``cells``, shape (N, G), N ≥ 1."""
-        values = np.sort(np.ascontiguousarray(cells.T), axis=1)
+        values = cells.T.copy()
+        values.sort(axis=1)
         start = _starts(values)
         runs = np.diff(start, append=values.size)
         length = np.zeros(values.size, dtype=np.int32)
@@ -62,22 +63,23 @@ def rank_sum(cells: np.ndarray, controls: SortedCells, parts: np.ndarray) -> tup
 def wilcoxon(conditions: Sequence[np.ndarray], controls: SortedCells) -> tuple[np.ndarray, np.ndarray]:
     """z and p, both (C, G), of all cells of several conditions against the same controls.
 
-    ``conditions`` are C arrays (n, G), n ≥ 1. The numbers are those of :func:`rank_sum`; here one search per gene
-    finds the places of the cells of all conditions. Genes are shared out to as many threads as OMP_NUM_THREADS says.
+    ``conditions`` are C arrays (n, G), n ≥ 1. The numbers are those of :func:`rank_sum`; here the cells of all
+    conditions find their places together, gene by gene.
     """
     sizes = np.array([len(cells) for cells in conditions])
-    z = np.empty((len(conditions), len(controls.values)))
+    n_genes, m = controls.values.shape
+    z = np.empty((len(conditions), n_genes))
     width = max(1, _BLOCK // int(sizes.sum()))
 
-    def work(first: int) -> None:
-        genes = range(first, min(first + width, len(controls.values)))
-        block = slice(genes.start, genes.stop)
-        ordered = np.concatenate([np.sort(cells[:, block].T, axis=1) for cells in conditions], axis=1)
-        for gene, values in zip(genes, ordered, strict=True):
-            z[:, gene] = _z_of_gene(values, sizes, controls.values[gene], controls.length[gene], controls.ties[gene])
-
-    with ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or 1)) as pool:
-        list(pool.map(work, range(0, len(controls.values), width)))  # the list raises what a thread raised
+    for start in range(0, n_genes, width):
+        block = slice(start, min(start + width, n_genes))
+        ordered = np.empty((block.stop - start, sizes.sum()), dtype=conditions[0].dtype)
+        np.concatenate([cells[:, block].T for cells in conditions], axis=1, out=ordered)
+        for part in np.split(ordered, np.cumsum(sizes)[:-1], axis=1):
+            part.sort(axis=1)
+        genes = zip(ordered, controls.values[block], controls.length[block], strict=True)
+        u, tied = np.stack([_of_gene(*gene, sizes) for gene in genes], axis=1)
+        z[:, block] = _standardised(u, tied + controls.ties[block, None], sizes, m).T
     return z, 2 * ndtr(-np.abs(z))
 
 
@@ -92,30 +94,35 @@ def adjust(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _z_of_gene(
-    ordered: np.ndarray, sizes: np.ndarray, controls: np.ndarray, length: np.ndarray, ties: float
-) -> np.ndarray:
-    """z of one gene, (C,); ``ordered`` (N,) are the cells of C conditions of ``sizes``, ascending within each.
+def _of_gene(
+    ordered: np.ndarray, controls: np.ndarray, length: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """U of one gene and what its cells add to Σ t³ − t, both (C,).
 
-    Cells that equal the lowest control, the zeros of sparse data, are one run in each condition: counted, not searched.
+    ``ordered`` (N,) are the cells of C conditions of ``sizes``, ascending within each. Those that equal the lowest
+    control, the zeros of sparse data, are one run in each condition: counted, not searched.
     """
-    n = len(sizes)
-    above = np.flatnonzero(ordered != controls[0])
-    x, of = ordered[above], np.repeat(np.arange(n), sizes)[above]
-    lowest, met = sizes - np.bincount(of, minlength=n), float(length[0])
-    below = controls.searchsorted(x)
-    u = np.bincount(of, weights=below, minlength=n) + lowest * met / 2
-    tied = ties + _cubic(met + lowest) - _cubic(met)
+    other = ordered != controls[0]
+    x, met = ordered[other], int(length[0])
+    count = np.add.reduceat(other, np.cumsum(sizes) - sizes, dtype=np.intp)
+    lowest, end = sizes - count, np.cumsum(count)
+    place, equal = places(x, controls, met)
+    total = np.concatenate([[0], np.cumsum(place)])
+    u = total[end] - total[end - count] + lowest * met / 2
+    tied = _cubic(float(met) + lowest) - _cubic(float(met))
 
-    at = np.minimum(below, len(controls) - 1)
-    equal = np.where(controls[at] == x, length[at], 0)
-    same = (x[1:] == x[:-1]) & (of[1:] == of[:-1])
-    if equal.any() or same.any():
-        start = np.flatnonzero(np.concatenate([[True], ~same]))
-        b, e = np.diff(start, append=len(x)), equal[start].astype(np.float64)
-        u += np.bincount(of[start], weights=b * e / 2, minlength=n)
-        tied += np.bincount(of[start], weights=_cubic(e + b) - _cubic(e), minlength=n)
-    return _standardised(u, tied, sizes, len(controls))
+    in_run = equal.copy()  # equal to a control or to the cell beside it
+    in_run[1:] |= x[1:] == x[:-1]
+    in_run[:-1] |= x[1:] == x[:-1]
+    cell = np.flatnonzero(in_run)
+    if len(cell):
+        run, of = x[cell], end.searchsorted(cell, side="right")
+        start = np.flatnonzero(np.append(True, (run[1:] != run[:-1]) | (of[1:] != of[:-1])))
+        cell, of, b = cell[start], of[start], np.append(start[1:], len(run)) - start
+        e = np.where(equal[cell], length.take(place[cell], mode="clip"), 0).astype(np.float64)
+        u += np.bincount(of, weights=b * e / 2, minlength=len(sizes))
+        tied += np.bincount(of, weights=_cubic(e + b) - _cubic(e), minlength=len(sizes))
+    return u, tied
 
 
 def _z(cells: np.ndarray, values: np.ndarray, length: np.ndarray, ties: np.ndarray, parts: np.ndarray) -> np.ndarray:

@@ -75,8 +75,26 @@ def test_parts_are_tested_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [cells[part] for part in parts]
     np.testing.assert_allclose((z, p), wilcoxon(alone, ordered), rtol=1e-9)
     monkeypatch.setattr("trueshift.evaluation.wilcoxon._BLOCK", 50)  # few genes at a time
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     np.testing.assert_allclose(rank_sum(cells, ordered, parts), (z, p))
     np.testing.assert_allclose(wilcoxon(alone, ordered), (z, p), rtol=1e-9)
     nobody = np.zeros((1, 25), dtype=bool)
     assert np.isnan(rank_sum(cells, ordered, nobody)).all()
+
+
+def test_many_cells_agree_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    shape = rng.gamma(2, 1, (1500, 5)).astype(np.float32)
+    shape[rng.random(shape.shape) < 0.5] = 0
+    shape[:, 1] = rng.poisson(1, 1500)  # few values
+    shape[:, 2] = 0
+    controls, conditions = shape[:300], np.split(shape[300:].copy(), [1, 500, 900])
+    conditions[1][:50, 0] = -1  # below all controls, and equal
+    conditions[2][:, 2] = 7  # where all controls are equal
+    conditions[3][:, 3] = 0
+    ordered = SortedCells.of(controls)
+    found = wilcoxon(conditions, ordered)
+    for i, cells in enumerate(conditions):
+        z, p = rank_sum(cells, ordered, np.ones((1, len(cells)), dtype=bool))
+        np.testing.assert_allclose((found[0][i], found[1][i]), (z[0], p[0]), rtol=1e-9, atol=1e-12)
+    monkeypatch.setattr("trueshift.evaluation.places._FEW", 10**9)  # searched, one by one
+    np.testing.assert_array_equal(wilcoxon(conditions, ordered), found)

@@ -135,17 +135,27 @@ class Pair:
     def top(self, k: int) -> "Pair":
         """The same conditions on the first ``k`` genes of each one's order, strongest first; needs 1 ≤ k ≤ G.
 
-        Only means, effects, their noise and variances are carried over.
+        Only means, effects, their noise and variances are carried over. Several metrics ask for the same few genes, so
+        those are kept as long as the pair is there; of more than a quarter of the genes nothing is kept.
         """
         n_genes = self.order.shape[1]
         if not 1 <= k <= n_genes:
             raise ValueError(f"k = {k} of {n_genes} genes")
+        if 4 * k > n_genes:
+            return self._cut(k)
+        known = _KEPT.setdefault(self, {})
+        return known[k] if k in known else known.setdefault(k, self._cut(k))
+
+    def _cut(self, k: int) -> "Pair":
         best = self.order[:, :k]
         arrays = {name: getattr(self, name) for name in _TOP}
         kept: dict[str, Any] = {
             name: np.take_along_axis(a, best, axis=1) for name, a in arrays.items() if a is not None
         }
         return Pair(**kept, order=np.broadcast_to(np.arange(k), best.shape))
+
+
+_KEPT: WeakKeyDictionary[Pair, dict[int, Pair]] = WeakKeyDictionary()
 
 
 def once(function: Callable[[Pair], T]) -> Callable[[Pair], T]:
