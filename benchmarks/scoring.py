@@ -6,8 +6,9 @@
 
 Each run is a process of its own, from its start to its end, files read and written included. Before, all of them run
 once on a small screen, so that files and what is compiled once are at hand; cell-eval compiles some of its functions
-anew in every process. Both get every core: ours as with ``--set-threads reference=2 score=2`` in the workflow, where
-the default is one. The last lines are what no scoring can go below on this machine.
+anew in every process. Both get the same number of threads, one unless ``--threads`` says otherwise: one is the default
+of either, and a workflow runs as many jobs side by side as there are cores. The last lines are what no scoring can go
+below on this machine.
 
 With ``--panel`` no cells are made: that many conditions are scored by their mean expression in one call.
 """
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
-LABELS = {"dataset": "simulated", "split": "s", "fold": "1", "model": "m", "variant": "default", "seed": 0}
+LABELS = ("simulated", "s", "1", "m", "default", "0")
 LEFT_OUT = ["legacy_r2_topk"]  # compares cell by cell, to reproduce a published table
 FORMS = ("dense", "sparse")  # of cell-eval's input
 SMALL = {"cells": 600, "genes": 100, "perturbations": 5}
@@ -43,62 +44,65 @@ class Run(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """How to call both sides: the interpreters of their environments."""
+    """How to call both sides: the interpreters of their environments, and how many threads each may use."""
 
     ours: Path
     peer: Path
+    threads: int
 
     def simulate(self, folder: Path, seed: int, **size: int) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
         words = [word for name, n in {**size, "seed": seed}.items() for word in (f"--{name}", str(n))]
-        return measured(folder, "simulate", self.ours, HERE / "simulated.py", *words, "--out", folder)
+        return self.measured(folder, "simulate", self.ours, HERE / "simulated.py", *words, "--out", folder)
 
     def truth_side(self, folder: Path, settings: str) -> Run:
         script = ROOT / "workflow/scripts/reference.py"
         words = ["--truth", folder / "truth.h5ad", "--train", folder / "train.h5ad", "--settings", settings]
-        return measured(folder, "reference", self.ours, "-P", script, *words, "--out", folder / "truth_stats.parquet")
+        return self.measured(
+            folder, "reference", self.ours, "-P", script, *words, "--out", folder / "truth_stats.parquet"
+        )
 
     def score(self, folder: Path, settings: str) -> Run:
         script = ROOT / "workflow/scripts/score.py"
         words = ["--prediction", folder / "prediction.h5ad", "--truth", folder / "truth.h5ad"]
         words += ["--truth-stats", folder / "truth_stats.parquet", "--settings", settings]
-        words += ["--labels", json.dumps(LABELS), "--out", folder / "scores.parquet"]
-        return measured(folder, "score", self.ours, "-P", script, *words)
+        words += ["--labels", *LABELS, "--out", folder / "scores.parquet"]
+        return self.measured(folder, "score", self.ours, "-P", script, *words)
 
     def cell_eval(self, folder: Path, form: str) -> Run:
         suffix = "_sparse" if form == "sparse" else ""
         words = ["run", "-ar", folder / f"real{suffix}.h5ad", "-ap", folder / f"pred{suffix}.h5ad"]
         words += ["--pert-col", "perturbation", "--control-pert", "control", "--profile", "full"]
-        words += ["--num-threads", str(os.cpu_count()), "-o", folder / f"cell_eval_{form}"]
-        return measured(folder, f"cell_eval_{form}", self.peer.with_name("cell-eval"), *words)
+        words += ["--num-threads", str(self.threads), "-o", folder / f"cell_eval_{form}"]
+        return self.measured(folder, f"cell_eval_{form}", self.peer.with_name("cell-eval"), *words)
 
     def settings(self) -> str:
         """All our metrics but one, as JSON."""
         code = "import json; from trueshift.evaluation.metrics import K, METRICS; print(json.dumps([list(METRICS), K]))"
-        shown = subprocess.run([self.ours, "-c", code], env=environment(), check=True, capture_output=True, text=True)
+        shown = subprocess.run(
+            [self.ours, "-c", code], env=self.environment(), check=True, capture_output=True, text=True
+        )
         metrics, k = json.loads(shown.stdout)
         return json.dumps({"metrics": [name for name in metrics if name not in LEFT_OUT], "k": k})
 
+    def environment(self) -> dict[str, str]:
+        """That of a process: it finds the library, and has so many threads."""
+        return {**os.environ, "PYTHONPATH": str(ROOT / "src"), **dict.fromkeys(THREADS, str(self.threads))}
 
-def environment() -> dict[str, str]:
-    """That of a process: it finds the library, and has a thread on every core."""
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), **dict.fromkeys(THREADS, str(os.cpu_count()))}
-
-
-def measured(folder: Path, name: str, *command: object) -> Run:
-    """Runs a command, its output in ``folder/name.log``; ends the benchmark if it fails."""
-    log = folder / f"{name}.log"
-    with log.open("w") as file:
-        begin = time.perf_counter()
-        process = subprocess.Popen(
-            [str(word) for word in command], stdout=file, stderr=subprocess.STDOUT, env=environment()
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{name} failed with status {process.returncode}:\n{log.read_text()[-3000:]}")
-    return Run(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000)
+    def measured(self, folder: Path, name: str, *command: object) -> Run:
+        """Runs a command, its output in ``folder/name.log``; ends the benchmark if it fails."""
+        log = folder / f"{name}.log"
+        with log.open("w") as file:
+            begin = time.perf_counter()
+            process = subprocess.Popen(
+                [str(word) for word in command], stdout=file, stderr=subprocess.STDOUT, env=self.environment()
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{name} failed with status {process.returncode}:\n{log.read_text()[-3000:]}")
+        return Run(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000)
 
 
 def warm_up(programs: Programs, folder: Path) -> None:
@@ -116,7 +120,8 @@ def compare(programs: Programs, folder: Path, size: dict[str, int], seed: int) -
     programs.simulate(folder, seed, **size)
     settings = programs.settings()
     print((folder / "simulate.log").read_text().strip())
-    print(f"{os.cpu_count()} CPUs; busy with other work before the start: {os.getloadavg()[0]:.1f}\n", flush=True)
+    busy = f"busy with other work before the start: {os.getloadavg()[0]:.1f}"
+    print(f"{programs.threads} threads each, {os.cpu_count()} CPUs; {busy}\n", flush=True)
     truth_side, first = programs.truth_side(folder, settings), programs.score(folder, settings)
     runs = {"truth side": truth_side, "first prediction, with truth side": truth_side + first}
     runs["next prediction"] = programs.score(folder, settings)
@@ -130,7 +135,7 @@ def compare(programs: Programs, folder: Path, size: dict[str, int], seed: int) -
 
     parts = {"agreement": (programs.peer, "agreement"), "below this nothing can go": (programs.ours, "floors")}
     for title, (python, name) in parts.items():
-        measured(folder, name, python, HERE / f"{name}.py", folder)
+        programs.measured(folder, name, python, HERE / f"{name}.py", folder)
         print(f"\n{title}\n{(folder / f'{name}.log').read_text().rstrip()}", flush=True)
 
 
@@ -140,6 +145,7 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--perturbations", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-warm-up", dest="warm_up", action="store_false")
     parser.add_argument("--panel", type=int, help="this many conditions by their means, instead of all the rest")
     parser.add_argument("--out", type=Path, default=ROOT / "results/benchmarks")
@@ -151,7 +157,7 @@ def main() -> None:
         from prefix import prefix
 
         args.ours = prefix("evaluation") / "bin/python"
-    programs = Programs(args.ours, args.peer)
+    programs = Programs(args.ours, args.peer, args.threads)
     if args.panel is None:
         size = {name: getattr(args, name) for name in SMALL}
         out = args.out.absolute()
@@ -160,7 +166,7 @@ def main() -> None:
         compare(programs, out, size, args.seed)
     else:
         args.out.mkdir(parents=True, exist_ok=True)
-        run = measured(args.out, "panel", args.ours, HERE / "panel.py", args.panel, args.genes, args.seed)
+        run = programs.measured(args.out, "panel", args.ours, HERE / "panel.py", args.panel, args.genes, args.seed)
         print((args.out / "panel.log").read_text().rstrip())
         print(f"the process: {run.seconds:.1f} s, {run.memory:.0f} MB")
 

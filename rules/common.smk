@@ -10,7 +10,9 @@ from plan import Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
 check_config(config, ROOT / "config/schemas")
 check_writable(Path("results"), workflow)
-PLAN = Plan(config, ROOT)
+PLAN = Plan(
+    config, ROOT, submits=bool(workflow.resource_settings.nodes)
+)  # --jobs, as profiles/slurm says
 
 offer_conda(ROOT)
 shell.prefix(shell_prefix(ROOT))

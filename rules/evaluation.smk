@@ -61,11 +61,10 @@ rule score:
     params:
         code=PLAN.code("workflow/scripts/score.py"),
         settings=PLAN.evaluation,
-        labels=PLAN.chain_labels,
     shell:
         "python -P workflow/scripts/score.py --prediction {input.prediction:q} --truth {input.truth:q}"
         " --truth-stats {input.stats:q} --halves {input.halves:q} --settings {params.settings:q}"
-        " --labels {params.labels:q} --out {output:q} > {log:q} 2>&1"
+        " --labels {wildcards} --out {output:q} > {log:q} 2>&1"
 
 
 rule calibrate:

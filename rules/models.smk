@@ -20,13 +20,12 @@ rule train:
     params:
         code=PLAN.model_code("train"),
         settings=PLAN.settings,
-        threads=PLAN.threads,
+        threads=PLAN.thread_variables,
         tracking=PLAN.tracking,
         resume="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/resume",
     shell:
-        "OMP_NUM_THREADS={params.threads} OPENBLAS_NUM_THREADS={params.threads} MKL_NUM_THREADS={params.threads}"
-        " python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
-        " --settings {params.settings:q} --seed {wildcards.seed} --tracking {params.tracking:q}"
+        "{params.threads} python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
+        " --settings {params.settings:q} --seed {wildcards.seed} --run {wildcards} --tracking {params.tracking:q}"
         " --resume {params.resume:q} --gpus {resources.gpu} --out {output.model:q} --cost {output.cost:q} > {log:q} 2>&1"
 
 
@@ -49,9 +48,8 @@ rule predict:
     params:
         code=PLAN.model_code("predict"),
         settings=PLAN.settings,
-        threads=PLAN.threads,
+        threads=PLAN.thread_variables,
     shell:
-        "OMP_NUM_THREADS={params.threads} OPENBLAS_NUM_THREADS={params.threads} MKL_NUM_THREADS={params.threads}"
-        " python -P workflow/scripts/predict.py --model {input.model:q} --query {input.query:q}"
+        "{params.threads} python -P workflow/scripts/predict.py --model {input.model:q} --query {input.query:q}"
         " --settings {params.settings:q} --seed {wildcards.seed} --gpus {resources.gpu}"
         " --out {output.prediction:q} --cost {output.cost:q} > {log:q} 2>&1"

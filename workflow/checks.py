@@ -21,7 +21,8 @@ NO_RUN = {"--lint", "--list", "-l", "--list-rules", "--list-target-rules", "--lt
 
 def check_config(config: Mapping[str, Any], schemas: Path) -> None:
     """Raises a WorkflowError that lists every fault of the merged configuration."""
-    schema = yaml.safe_load((schemas / "config.schema.yaml").read_text())
+    text = (schemas / "config.schema.yaml").read_text()
+    schema = yaml.load(text, yaml.CSafeLoader)  # safe_load in a tenth of the time
     validator = jsonschema.Draft202012Validator(schema)
     faults = [line for error in validator.iter_errors(dict(config)) for line in _in_words(error)]
     if faults:

@@ -36,6 +36,7 @@ QUESTIONS = {
 }
 FLOORS = ("no_change", "mean_shift")  # every table needs them
 EXTERNAL = "external"  # the variant of what others predicted
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MODEL_RULES = ("train", "predict")  # what they book is first of all their model's affair
 ADOPTION_KEYS = ("columns", "control", "genes", "layer")
 IMPORT_KEYS = ("kind", "source", "columns", "filter", "features", "targets_measured", "preselected_genes")
@@ -89,10 +90,13 @@ def unknown(what: str, name: str, known: list[str], where: str) -> WorkflowError
 
 
 class Plan:
-    """The configuration, read: ``chains`` to run, ``exclusions`` with reasons, and answers for the rules."""
+    """The configuration, read: ``chains`` to run, ``exclusions`` with reasons, and answers for the rules.
 
-    def __init__(self, config: dict[str, Any], root: Path) -> None:
-        self.config, self.root = config, root
+    ``submits`` says whether jobs go to a cluster: then they book time and partitions too.
+    """
+
+    def __init__(self, config: dict[str, Any], root: Path, submits: bool = False) -> None:
+        self.config, self.root, self.submits = config, root, submits
         self.run = config["run"]
         self.chains: list[Chain] = []
         self.exclusions: list[dict[str, str]] = []
@@ -327,17 +331,10 @@ class Plan:
         entry = self.prediction(wildcards.model)
         return json.dumps({key: entry[key] for key in ADOPTION_KEYS if key in entry}, sort_keys=True)
 
-    @per_job
-    def tracking(self, wildcards: Wildcards) -> str:
-        """What a training tells wandb of itself, as JSON."""
-        chain = "/".join((wildcards.dataset, wildcards.split, wildcards.fold))
-        name = f"{wildcards.model}/{wildcards.variant}/seed{wildcards.seed}"
-        return json.dumps({**self.config["tracking"], "group": chain, "name": name}, sort_keys=True)
-
-    @per_job
-    def chain_labels(self, wildcards: Wildcards) -> str:
-        """All labels of a chain, as JSON."""
-        return json.dumps({name: getattr(wildcards, name) for name in Chain._fields})
+    @property
+    def tracking(self) -> str:
+        """Where trainings report, as JSON."""
+        return json.dumps(self.config["tracking"], sort_keys=True)
 
     @property
     def evaluation(self) -> str:
@@ -349,48 +346,65 @@ class Plan:
         """The env file of a model, as seen from ``rules/``."""
         return f"../envs/{self.model(wildcards.model)['env']}.yaml"
 
-    @per_job
-    def threads(self, wildcards: Wildcards) -> int:
-        """How many threads a model's training takes."""
-        return int(self.model(wildcards.model).get("threads", 1))
+    @property
+    def threads(self) -> int | Callable[[Wildcards], int]:
+        """How many threads a model computes on: one number where all models agree, else a function of the wildcards."""
 
-    def resources(self, rule: str) -> dict[str, Callable[..., int | str | None]]:
+        @per_job
+        def of_model(wildcards: Wildcards) -> int:
+            return int(self.model(wildcards.model).get("threads", 1))
+
+        agreed = {entry.get("threads", 1) for entry in self.config["models"].values()}
+        return agreed.pop() if len(agreed) == 1 else of_model
+
+    @property
+    def thread_variables(self) -> str | Callable[[Wildcards], str]:
+        """The same as variables of a command's environment; Snakemake's own follow the cores that are left to a job."""
+
+        @per_job
+        def of_model(wildcards: Wildcards) -> str:
+            return " ".join(f"{name}={self.model(wildcards.model).get('threads', 1)}" for name in THREADS)
+
+        threads = self.threads
+        return of_model if callable(threads) else " ".join(f"{name}={threads}" for name in THREADS)
+
+    def resources(self, rule: str) -> dict[str, Any]:
         """What a job of a rule books: memory, time and partition from ``resources:``, what its model says first.
 
-        A job that is submitted again after a failure books as many times the memory and the time as it has attempts.
+        Where jobs are submitted, one that failed is submitted again with as many times the memory and the time as it
+        has attempts. Snakemake calls every function anew for every job, so only what depends on the job is one.
         """
         table = self.config["resources"]
         entry = {**table["every"], **table.get(rule, {})}
+        of_models = rule in MODEL_RULES
 
-        def booked(name: str, wildcards: Wildcards) -> Any:
-            model = self.model(wildcards.model) if rule in MODEL_RULES else {}
-            return model.get(name, entry.get(name))
+        def wanted(name: str, wildcards: Wildcards) -> Any:
+            return self.model(wildcards.model).get(name, entry.get(name)) if of_models else entry[name]
 
         @per_job
         def mem_mb(wildcards: Wildcards, attempt: int) -> int:
-            return int(booked("mem_mb", wildcards)) * attempt
+            return int(wanted("mem_mb", wildcards)) * attempt
 
         @per_job
         def runtime(wildcards: Wildcards, attempt: int) -> int:
-            return int(booked("runtime", wildcards)) * attempt
+            return int(wanted("runtime", wildcards)) * attempt
 
         @per_job
         def gpu(wildcards: Wildcards) -> int:
-            return int(booked("gpu", wildcards) or 0)
+            return int(wanted("gpu", wildcards) or 0)
 
         @per_job
         def slurm_partition(wildcards: Wildcards) -> str | None:
-            on_gpu = gpu(wildcards) and entry.get("gpu_partition")
-            return on_gpu or entry.get("partition")  # none: the cluster's default
+            return entry.get("gpu_partition") if gpu(wildcards) else entry.get("partition")
 
-        if rule in MODEL_RULES:
-            return {"mem_mb": mem_mb, "runtime": runtime, "gpu": gpu, "slurm_partition": slurm_partition}
-        # what no wildcard changes is no function: Snakemake asks a function anew for every job
-        return {
-            "mem_mb": mem_mb,
-            "runtime": runtime,
-            **({"slurm_partition": here} if (here := entry.get("partition")) else {}),
-        }
+        booked: dict[str, Any] = {"mem_mb": mem_mb if of_models or self.submits else entry["mem_mb"]}
+        if of_models:
+            booked["gpu"] = gpu
+        if self.submits:
+            booked["runtime"] = runtime
+            if entry.get("partition") or entry.get("gpu_partition"):  # else the cluster's default
+                booked["slurm_partition"] = slurm_partition if of_models else entry.get("partition")
+        return {name: value for name, value in booked.items() if value is not None}
 
     @functools.cache  # noqa: B019 - one plan lives as long as the process
     def code(self, *files: str) -> str:

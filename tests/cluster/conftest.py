@@ -13,7 +13,7 @@ SLURM = Path(__file__).with_name("slurm.sh")
 def cluster():
     """Two nodes with four (made-up) GPUs each, accounting, and memory limits that are enforced."""
     if os.getuid() != 0:
-        pytest.skip("NEEDS ROOT: starts SLURM's daemons")
+        pytest.skip("NEEDS ROOT, and Debian's packages: starts SLURM's daemons")
     subprocess.run([SLURM, "up"], check=True)
     yield
     subprocess.run([SLURM, "down"], check=True)

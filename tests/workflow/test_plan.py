@@ -75,26 +75,40 @@ def test_a_variant_chooses_its_pairs(config):
 def test_a_model_books_first_what_it_says_then_what_its_rule_then_what_every_rule(config):
     config["resources"] = {"every": {"mem_mb": 100, "runtime": 10, "partition": "cpu"}, "train": {"runtime": 99}}
     config["models"]["state"] |= {"mem_mb": 700, "gpu": 2}
-    booked = Plan(config, ROOT).resources("train")
+    booked = Plan(config, ROOT, submits=True).resources("train")
     for model, wanted in (("state", [700, 99, 2]), ("additive", [100, 99, 0])):
         asked = wildcards(model=model)
         assert [booked["mem_mb"](asked, 1), booked["runtime"](asked, 1), booked["gpu"](asked)] == wanted
-    score = Plan(config, ROOT).resources("score")
+    score = Plan(config, ROOT, submits=True).resources("score")
     assert score["mem_mb"](wildcards(), 1) == 100
     assert "gpu" not in score
     assert score["slurm_partition"] == "cpu"
 
 
 def test_a_job_submitted_again_books_more_memory_and_time(config):
-    booked = Plan(config, ROOT).resources("qc")
+    booked = Plan(config, ROOT, submits=True).resources("qc")
     first, third = ([booked[name](wildcards(), attempt) for name in ("mem_mb", "runtime")] for attempt in (1, 3))
     assert third == [3 * value for value in first]
+
+
+def test_what_runs_here_books_memory_and_devices_alone(config):
+    plan = Plan(config, ROOT)
+    assert set(plan.resources("train")) == {"mem_mb", "gpu"}
+    assert plan.resources("qc") == {"mem_mb": config["resources"]["qc"]["mem_mb"]}
+
+
+def test_models_that_declare_threads_get_them(config):
+    assert Plan(config, ROOT).threads == 1
+    config["models"]["state"]["threads"] = 4
+    plan = Plan(config, ROOT)
+    assert [plan.threads(wildcards()), plan.threads(wildcards(model="additive"))] == [4, 1]
+    assert "OMP_NUM_THREADS=4" in plan.thread_variables(wildcards())
 
 
 def test_only_jobs_with_a_gpu_go_to_its_partition(config):
     config["resources"] |= {"every": {"mem_mb": 1, "runtime": 1, "partition": None}}
     config["resources"]["train"] = {"gpu_partition": "a100"}
-    partition = Plan(config, ROOT).resources("train")["slurm_partition"]
+    partition = Plan(config, ROOT, submits=True).resources("train")["slurm_partition"]
     assert [partition(wildcards()), partition(wildcards(model="additive"))] == ["a100", None]
 
 

@@ -17,7 +17,10 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="?", type=Path, help="only for models that need them")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params")
     parser.add_argument("--seed", required=True, type=int)
-    parser.add_argument("--tracking", required=True, type=json.loads, help="JSON: wandb, project, name, group")
+    parser.add_argument("--tracking", required=True, type=json.loads, help="JSON: wandb, project")
+    parser.add_argument(
+        "--run", nargs="+", default=[], help="what tracking calls it: dataset split fold model variant seed"
+    )
     parser.add_argument("--resume", required=True, type=Path, help="folder of resumable checkpoints")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--gpus", default=0, type=int, help="whole GPUs to lease; without one the CPU computes")
@@ -28,8 +31,9 @@ def main() -> None:
         model = build(args.settings, args.seed)
         train = read_h5ad(args.train)
         pairs = read_pairs(args.pairs) if args.pairs else None
+        names = {**args.tracking, "group": "/".join(args.run[:3]), "name": "/".join(args.run[3:])}
         config = {**args.settings, "seed": args.seed}
-        with Run(resume=args.resume, folder=args.resume.parent, config=config, **args.tracking) as tracker:
+        with Run(resume=args.resume, folder=args.resume.parent, config=config, **names) as tracker:
             model.fit(train, pairs, tracker)
         with atomic_folder(args.out) as folder:
             model.save(folder)
