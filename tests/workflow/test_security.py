@@ -140,6 +140,7 @@ def test_the_same_scores_on_one_core_and_without_network(finished, tmp_path):
     command = [*isolated, *project.command("--cores", "1", "--resources", "gpu=1")]
     done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "disk: " in done.stderr
     first = sorted((finished.folder / "results").rglob("scores.parquet"))
     names = [path.relative_to(finished.folder) for path in first if "external" not in path.parts]
     assert len(names) == 13

@@ -1,13 +1,14 @@
 """The stand-in for conda: what it honours, what it refuses, and that a build is whole or absent."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from project import ROOT, Project
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "envs/fallback/venv_conda.py"
 
 
@@ -85,3 +86,13 @@ def test_a_failed_install_leaves_no_environment(env_file, tmp_path, driver_pytho
     done = conda("env", "create", "--file", file, "--prefix", tmp_path / "p", driver=driver_python)
     assert done.returncode == 1
     assert not (tmp_path / "p").exists()
+
+
+def test_a_conda_on_path_is_used_instead(tmp_path):
+    project = Project(tmp_path / "project")
+    asked, real = tmp_path / "asked.txt", tmp_path / "bin/conda"
+    real.parent.mkdir()
+    real.write_text(f'#!/bin/sh\necho "$@" >> {asked}\nexec {project.folder}/envs/fallback/bin/conda "$@"\n')
+    real.chmod(0o755)
+    project.snakemake("-n", env={"PATH": f"{real.parent}:{os.environ['PATH']}"})
+    assert "info --json" in asked.read_text()

@@ -29,6 +29,15 @@ def test_everything_is_there_and_nothing_is_left_to_do(finished):
     assert "Nothing to be done" in finished.snakemake("-n").stdout
 
 
+def test_what_is_removed_after_use_is_made_again_when_its_source_changes(finished):
+    left = {path.name for path in (finished.folder / "results/mini").glob("*.h5ad")}
+    assert left == {"normalized.h5ad"}
+    more = finished.folder / "changed.yaml"
+    more.write_text(json.dumps({"datasets": {"mini": {"source": {"seed": 4}}}}))
+    jobs = finished.planned(f"{FOLD}/train.h5ad", "--cores", "2", more=more)
+    assert {"import_data", "qc", "normalize", "partition"} <= set(jobs)
+
+
 def test_the_tidy_table_has_floors_ceilings_and_every_model(finished):
     table = pd.read_csv(finished.folder / "results/tables/topk_r2.csv", dtype={"k": str, "seed": str})
     assert list(table.columns) == TIDY.split()
