@@ -54,7 +54,8 @@ def _nvidia_smi(query: str) -> list[list[str]]:
     command = ["nvidia-smi", query, "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoGPU(f"nvidia-smi fails: {(done.stdout + done.stderr).strip().splitlines()[:1]}")
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"status {done.returncode}"]
+        raise NoGPU(f"nvidia-smi fails: {said[0]}")
     return [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines()) if row]
 
 

@@ -677,7 +677,7 @@ def test_save_and_load_keep_the_answers(data: tuple, tmp_path: Path) -> None:
     settings = {"class": "trueshift.models.state.State", "params": {**BRIEF, "residual": "bottleneck"}}
     model = build(settings, 3).fit(train, pairs)
     model.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "weights.pt"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["model.json", "weights.pt"]
     np.testing.assert_array_equal(build(settings, 3).load(tmp_path).predict(query).X, model.predict(query).X)
     with pytest.raises(ContractError, match="weights of other settings"):
         State(**{**BRIEF, "hidden": 16}).load(tmp_path)
