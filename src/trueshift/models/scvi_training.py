@@ -15,6 +15,7 @@ import pandas as pd
 import scvi
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from trueshift import gpu
 from trueshift.contract import CONDITION, ContractError, asked
@@ -26,6 +27,7 @@ NOISE = (
     r"The '\w+' does not have many workers",  # data are in memory: workers would only copy them
     r"The number of training batches",  # is below the logging interval: epochs are reported, not steps
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning on this torch
+    r"The `srun` command is available",  # Snakemake's plugin calls it
     r"Detected call of `lr_scheduler.step\(\)` before",  # biolord steps them by hand, after the optimizers
 )
 
@@ -95,6 +97,7 @@ def trainer_settings(progress: Progress) -> dict[str, Any]:
     """Settings of the trainer that both packages take: the device, no bar, nothing written to the working folder."""
     return {
         "accelerator": "gpu" if gpu.device() == "cuda" else "cpu",
+        "plugins": [LightningEnvironment()],  # one process, also inside a SLURM job that has room for more
         "enable_progress_bar": False,
         "enable_checkpointing": False,
         "callbacks": [progress],
