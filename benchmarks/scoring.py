@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
-LABELS = ("simulated", "s", "1", "m", "default", "0")
+LABELS = "dataset=simulated,split=s,fold=1,model=m,variant=default,seed=0"
 LEFT_OUT = ["legacy_r2_topk"]  # compares cell by cell, to reproduce a published table
 FORMS = ("dense", "sparse")  # of cell-eval's input
 SMALL = {"cells": 600, "genes": 100, "perturbations": 5}
@@ -66,7 +66,7 @@ class Programs(NamedTuple):
         script = ROOT / "workflow/scripts/score.py"
         words = ["--prediction", folder / "prediction.h5ad", "--truth", folder / "truth.h5ad"]
         words += ["--truth-stats", folder / "truth_stats.parquet", "--settings", settings]
-        words += ["--labels", *LABELS, "--out", folder / "scores.parquet"]
+        words += ["--labels", LABELS, "--out", folder / "scores.parquet"]
         return self.measured(folder, "score", self.ours, "-P", script, *words)
 
     def cell_eval(self, folder: Path, form: str) -> Run:

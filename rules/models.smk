@@ -25,7 +25,7 @@ rule train:
         resume="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/resume",
     shell:
         "{params.threads} python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
-        " --settings {params.settings:q} --seed {wildcards.seed} --run {wildcards} --tracking {params.tracking:q}"
+        " --settings {params.settings:q} --seed {wildcards.seed} --labels {wildcards} --tracking {params.tracking:q}"
         " --resume {params.resume:q} --gpus {resources.gpu} --out {output.model:q} --cost {output.cost:q} > {log:q} 2>&1"
 
 

@@ -1,4 +1,4 @@
-"""How a script ends: a user's mistake and a full disk are one line, anything else a traceback."""
+"""How a script is called, and how it ends: a user's mistake and a full disk are one line, else a traceback."""
 
 import contextlib
 import os
@@ -50,3 +50,8 @@ def _end_at_once(message: str) -> None:
             stream.write(text)
             stream.flush()
     os._exit(1)
+
+
+def labels(text: str) -> dict[str, str]:
+    """Reads ``dataset=a,fold=b``, as Snakemake writes the wildcards of a job."""
+    return dict(pair.split("=", 1) for pair in text.split(","))

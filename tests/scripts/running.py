@@ -25,9 +25,8 @@ def command(name: str, *words: Any, folder: Path | None = None, check: bool = Tr
 
 
 def script(name: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a script with ``--option value …`` for each of ``options``, mappings as JSON; it may fail."""
+    """Runs a script with ``--option value`` for each of ``options``, mappings as JSON; it may fail."""
     words = []
     for key, value in options.items():
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        words += [f"--{key.replace('_', '-')}", *values]
+        words += [f"--{key.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else value]
     return command(name, *words, folder=folder, check=False)

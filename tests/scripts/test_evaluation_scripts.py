@@ -18,7 +18,7 @@ from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS
 from trueshift.evaluation.truth import read_conditions
 
 SETTINGS = {"metrics": ["r2_topk", "pearson_delta", "mse"], "k": [20, "all"], "duplicate_halvings": 2, "seed": 0}
-RUN = ["d", "s", "1", "no_change", "default", 0]
+RUN = "dataset=d,split=s,fold=1,model=no_change,variant=default,seed=0"
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,7 @@ def test_mistakes_are_one_line(folder: Path) -> None:
     write_h5ad(wrong, folder / "wrong.h5ad")
     for changed, message in (
         ({"settings": {"metrics": ["r2_top"], "k": [20]}}, "r2_top is unknown; did you mean r2_topk?"),
+        ({"labels": "dataset=d"}, "labels: fold is missing"),
         ({"prediction": "wrong.h5ad"}, "wrong.h5ad: predicted values are NaN"),
         ({"truth_stats": "none.parquet"}, "none.parquet: no such file"),
     ):

@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from trueshift.command import run
+from trueshift.command import labels, run
 from trueshift.contract import check_prediction, read_h5ad, write_table
 from trueshift.evaluation.halves import read_halves
-from trueshift.evaluation.scoring import LABELS, label, score
+from trueshift.evaluation.scoring import label, score
 from trueshift.evaluation.truth import read_truth
 
 
@@ -18,7 +18,9 @@ def main() -> None:
     parser.add_argument("--truth-stats", required=True, type=Path)
     parser.add_argument("--halves", type=Path, help="also scores against the halves of the test cells in this file")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: metrics, k")
-    parser.add_argument("--labels", required=True, nargs=len(LABELS), metavar=tuple(map(str.upper, LABELS)))
+    parser.add_argument(
+        "--labels", required=True, type=labels, help="dataset=…,fold=…,model=…,seed=…,split=…,variant=…"
+    )
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
@@ -26,7 +28,7 @@ def main() -> None:
     check_prediction(prediction, truth, args.prediction)
     halves = read_halves(args.halves) if args.halves else None
     scores = score(prediction, truth, read_truth(args.truth_stats), args.settings, halves)
-    write_table(label(scores, dict(zip(LABELS, args.labels, strict=True))), args.out)
+    write_table(label(scores, args.labels), args.out)
     undefined = scores.loc[scores["value"].isna(), "reason"].value_counts().to_dict()
     print(f"{len(scores)} scores; undefined: {undefined or 'none'}")
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from trueshift.command import run
+from trueshift.command import labels, run
 from trueshift.contract import atomic_folder, read_h5ad, read_pairs
 from trueshift.lease import lease
 from trueshift.models.base import build
@@ -18,9 +18,7 @@ def main() -> None:
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params")
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--tracking", required=True, type=json.loads, help="JSON: wandb, project")
-    parser.add_argument(
-        "--run", nargs="+", default=[], help="what tracking calls it: dataset split fold model variant seed"
-    )
+    parser.add_argument("--labels", type=labels, default={}, help="of this run, where it is tracked: dataset=…,fold=…")
     parser.add_argument("--resume", required=True, type=Path, help="folder of resumable checkpoints")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--gpus", default=0, type=int, help="whole GPUs to lease; without one the CPU computes")
@@ -31,7 +29,8 @@ def main() -> None:
         model = build(args.settings, args.seed)
         train = read_h5ad(args.train)
         pairs = read_pairs(args.pairs) if args.pairs else None
-        names = {**args.tracking, "group": "/".join(args.run[:3]), "name": "/".join(args.run[3:])}
+        of_run = [args.labels.get(label, "") for label in ("dataset", "split", "fold", "model", "variant", "seed")]
+        names = {**args.tracking, "group": "/".join(of_run[:3]), "name": "/".join(of_run[3:])}
         config = {**args.settings, "seed": args.seed}
         with Run(resume=args.resume, folder=args.resume.parent, config=config, **names) as tracker:
             model.fit(train, pairs, tracker)
