@@ -1,4 +1,4 @@
-"""What a hostile setting or file could do: nothing. No shell reads a value of the config, nothing is unpickled."""
+"""What a hostile setting or file could do: nothing. No shell reads a value of the config, no file runs code."""
 
 import json
 import os

@@ -6,8 +6,9 @@
 * ``source``: ``format`` and what the format needs. A file is a path, or a mapping with ``path``, ``url``, ``sha256`` or
   ``md5`` and ``obtain``; ``{data}`` in a path is the data folder.
   h5ad: the file's keys themselves, ``layer``. mtx: ``matrix``, ``barcodes``, ``genes``, ``metadata`` (files),
-  ``gene_column``, ``cell_column``. table: ``expression``, ``metadata`` (files), ``cell_column``, ``transpose``.
-  simulate: the parameters of :func:`trueshift.data.sources.simulate.simulate`.
+  ``gene_column``, ``cell_column``. gct: the file's keys themselves. transigen: the file's keys themselves, ``genes`` (a
+  file). table: ``expression``, ``metadata`` (files), ``cell_column``, ``transpose``. pickled: ``treated``, ``control``
+  (files). simulate: the parameters of :func:`trueshift.data.sources.simulate.simulate`.
 * ``filter``: on source columns, before mapping; see :func:`trueshift.data.sources.columns.kept`
 * ``columns``: where the canonical columns come from. ``perturbation`` (``from``, ``control``: label or labels,
   ``separator``: what joins combinations, default ``+``, null for none, ``extract``), ``context``, ``batch`` (default
@@ -28,13 +29,13 @@ import anndata as ad
 
 import trueshift
 from trueshift.contract import ContractError
-from trueshift.data.sources import h5ad, mtx, table
+from trueshift.data.sources import gct, h5ad, mtx, pickled, table, transigen
 from trueshift.data.sources.canonical import canonicalise
 from trueshift.data.sources.download import FILE_KEYS, LocalFile, Log, ensure
 from trueshift.data.sources.messages import check_keys, choices
 from trueshift.data.sources.simulate import simulate
 
-FORMATS = ("h5ad", "mtx", "table", "simulate")
+FORMATS = ("h5ad", "mtx", "table", "gct", "transigen", "pickled", "simulate")
 
 
 def load(name: str, settings: Mapping[str, Any], data_folder: str | Path, log: Log = print) -> ad.AnnData:
@@ -54,9 +55,20 @@ def load(name: str, settings: Mapping[str, Any], data_folder: str | Path, log: L
         check_keys(source, (*FILE_KEYS, "layer"), where)
         file = ensure({key: value for key, value in source.items() if key != "layer"}, data_folder, log)
         raw, provenance = h5ad.read(file.path, source.get("layer")), _provenance([file])
+    elif kind == "gct":
+        file = ensure(source, data_folder, log)
+        raw, provenance = gct.read(file.path), _provenance([file])
+    elif kind == "transigen":
+        check_keys(source, (*FILE_KEYS, "genes"), where)
+        file = ensure({key: value for key, value in source.items() if key != "genes"}, data_folder, log)
+        genes = [ensure(source["genes"], data_folder, log)] if "genes" in source else []
+        raw = transigen.read(file.path, genes[0].path if genes else None, log)
+        provenance = _provenance([file, *genes])
     elif kind == "mtx":
         files = ("matrix", "barcodes", "genes", "metadata")
         raw, provenance = _several(mtx.read, files, source, where, data_folder, log)
+    elif kind == "pickled":
+        raw, provenance = _several(pickled.read, ("treated", "control"), source, where, data_folder, log)
     else:
         raw, provenance = _several(table.read, ("expression", "metadata"), source, where, data_folder, log)
     return canonicalise(raw, name, settings, provenance, data_folder, log)

@@ -37,6 +37,7 @@ COLUMN_KEYS = {
     "keep": (),
 }
 DEFAULTS: dict[str, Any] = {"batch": {"value": "all"}, "dose": {"value": "1"}, "modality": {"value": "unknown"}}
+NO_DOSE = ("-666", "-666.0")  # how LINCS writes that there is none
 CANONICAL_COLUMNS: dict[str, Any] = {
     "perturbation": {"from": "perturbation", "control": CONTROL},
     **{name: name for name in ("context", "batch", "dose", "modality")},
@@ -179,25 +180,26 @@ def _treatments(
 
     rows: list[tuple[list[tuple[str, str]], str]] = []
     seen: dict[str, set[str]] = {}
-    no_dose = 0
+    no_dose, lacking = 0, ""
     for cell in first:
         label, dose, modality = labels.iloc[cell], doses.iloc[cell], modalities.iloc[cell]
         parts = named[label]
         if all(part in wanted for part in parts):
             rows.append(([], modality))
             continue
-        if pd.isna(dose):
+        if pd.isna(dose) or dose in NO_DOSE:
             no_dose += int((group == group[cell]).sum())
+            lacking = lacking or f"{labels.index[int(cell)]} ({label})"
             continue
-        amounts = _amounts(dose, len(parts), f"{where}, columns: dose", label)
+        amounts = _amounts(dose, len(parts), columns["dose"].get("unit"), f"{where}, columns: dose", label)
         pairs = sorted((part, amount) for part, amount in zip(parts, amounts, strict=True) if part not in wanted)
         for part, _ in pairs:
             seen.setdefault(part, set()).add(modality)
         rows.append((pairs, modality))
     if no_dose:
         raise ContractError(
-            f"{where}, columns: dose: source column '{dose_from}' has {no_dose} perturbed cells without a dose; "
-            "leave them out with filter: or fill them in"
+            f"{where}, columns: dose: source column '{dose_from}' has {no_dose} perturbed cells without a dose, "
+            f"first {lacking}; leave them out with filter:, fill them in, or add the label to control:"
         )
     _check_names(seen, here)
     shared = {part for part, kinds in seen.items() if len(kinds) > 1}
@@ -231,20 +233,32 @@ def _parts(label: str, separator: str | None, where: str) -> list[str]:
     return parts
 
 
-def _amounts(dose: str, count: int, where: str, label: str) -> list[str]:
-    """The doses of the components as number text; one number stands for all of them."""
+def _amounts(dose: str, count: int, unit: str | None, where: str, label: str) -> list[str]:
+    """The doses of the components as number text, without their ``unit``; one number stands for all of them."""
     amounts = [dose] if count == 1 else re.split(r"(?<![eE])\+", dose)
+    if unit:
+        amounts = [_without_unit(amount, unit) for amount in amounts]
     try:
         numbers = [float(amount) for amount in amounts]
     except ValueError:
         numbers = [np.nan]
     if not np.isfinite(numbers).all():
-        raise ContractError(f"{where}: dose '{dose}' of '{label}' is not a number; use extract: to take the number")
+        known = f" in {unit}" if unit else ""
+        raise ContractError(
+            f"{where}: dose '{dose}' of '{label}' is not a number{known}; use extract: to take the number, "
+            "or name its unit (unit:)"
+        )
     if len(numbers) == 1:
         numbers = numbers * count
     if len(numbers) != count:
         raise ContractError(f"{where}: '{label}' has {count} components but dose '{dose}' has {len(numbers)}")
     return [f"{number:.12g}" for number in numbers]
+
+
+def _without_unit(amount: str, unit: str) -> str:
+    """``0.04 µM`` as ``0.04`` where the unit is uM; both micro signs, u and the case of letters are one."""
+    written, wanted = (re.sub("[µμ]", "u", text).lower().strip() for text in (amount, unit))
+    return written.removesuffix(wanted) if wanted else written
 
 
 def _check_names(parts: Mapping[str, Any], where: str) -> None:
