@@ -1,8 +1,10 @@
 """The mini configuration through profiles/slurm on a real SLURM, while things go wrong: the scores are the local ones.
 
-On the way a job is out of memory, one out of time, one cancelled, a node drained and the driver killed.
+On the way a job is out of memory, one hangs until its time is over, one is cancelled, a node is drained and the driver
+killed.
 """
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -10,6 +12,7 @@ import time
 from collections import Counter
 
 import pandas as pd
+import psutil
 import pytest
 from project import ROOT, Project
 
@@ -19,13 +22,14 @@ PROFILE += ["--resources", "mem_mb=8000", "--latency-wait", "20"]  # what these 
 PROFILE += ["--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "2"]
 MODELS = ["perturbation_mean", "ridge_control", "additive", "scgen/tiny", "state/tiny", "state/long"]
 CANCELLED = "state_tiny_1"  # a training, by the end of its comment in the queue
+HANGING = "state/long/seed0"
 MORE = {
     "run": {"models": MODELS},
     "models": {
         "scgen": {"mem_mb": 450},  # too little for torch; twice is enough
         "state": {
             "mem_mb": 1200,
-            "runtime": 1,  # minutes; too few for the variant that follows
+            "runtime": 1,  # minutes
             "variants": {
                 "long": {
                     "set_size": 8,
@@ -35,7 +39,7 @@ MORE = {
                     "mlp_hidden": 32,
                     "learning_rate": 3.0e-3,
                 }
-                | {"max_steps": 4000, "validate_every": 100, "patience": 1000}
+                | {"max_steps": 2000, "validate_every": 100, "patience": 1000}
             },
         },
     },
@@ -66,7 +70,7 @@ def costs(project):
 
 
 class Troubles(threading.Thread):
-    """Watches the queue and brings the troubles: a cancelled job, a drained node, a killed driver."""
+    """Watches the queue and brings the troubles: a cancelled job, a drained node, a killed driver, a job that hangs."""
 
     def __init__(self, project, driver):
         super().__init__(daemon=True)
@@ -74,9 +78,11 @@ class Troubles(threading.Thread):
         self.comments = {}  # what each job of the queue is, by its number
         self.cancelled = self.drained = None
         self.finished = {}  # when each training ended that the driver knew of when it was killed
+        self.again = None  # the driver that is started then
+        self.hanging = None
 
     def run(self):
-        while self.driver.poll() is None:
+        while not self.again or self.again.poll() is None:
             for job, state, comment in slurm("squeue", "-h", "-a", "-o", "%i|%T|%k"):
                 self.comments[job] = comment
                 if not self.cancelled and state == "RUNNING" and comment.endswith(CANCELLED) and "train" in comment:
@@ -85,10 +91,33 @@ class Troubles(threading.Thread):
                     slurm("scontrol", "update", "nodename=n2", "state=drain", "reason=test")
                     self.drained = max(map(int, self.comments))
             finished = {path: when for path, when in costs(self.project).items() if time.time() - when > 15}
-            if self.cancelled and len(finished) >= 3:  # by then the driver has heard of them
+            if self.cancelled and not self.finished and len(finished) >= 3:  # by then the driver has heard of them
                 self.driver.kill()
                 self.finished = finished
-            time.sleep(0.5)
+                slurm("scancel", *[job for job, comment in self.comments.items() if "state_long" in comment])
+            if self.again and not self.hanging:
+                self.hang()
+            time.sleep(0.2)
+
+    def hang(self):
+        """Stops the training that the second driver submitted, once it has a checkpoint: SLURM ends it for its time."""
+        if not list(self.project.folder.glob(f"results/*/*/*/{HANGING}/resume/state.pt")):
+            return
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                words = " ".join(process.cmdline())
+                young = process.create_time() > self.again.create_time()
+                if young and process.cwd() == str(self.project.folder) and "train.py" in words and HANGING in words:
+                    process.suspend()
+                    self.hanging = process.pid
+
+
+def started(project, more, name):
+    """A driver in the background; what it says goes to a file, for a pipe that nobody reads would fill up."""
+    with (project.folder / name).open("w") as output:
+        return psutil.Popen(
+            project.command(*PROFILE, more=more), cwd=project.folder, stdout=output, stderr=subprocess.STDOUT
+        )
 
 
 @pytest.fixture(scope="module")
@@ -104,22 +133,21 @@ def submitted(cluster, tmp_path_factory):
     """The project after the troubles, what the driver that was started again said, and the troubles."""
     project = Project(tmp_path_factory.mktemp("submitted"), DRIVER)
     more = configured(project.folder)
-    with (project.folder / "first.txt").open("w") as output:  # a pipe nobody reads would fill up
-        driver = subprocess.Popen(
-            project.command(*PROFILE, more=more), cwd=project.folder, stdout=output, stderr=subprocess.STDOUT
-        )
+    driver = started(project, more, "first.txt")
     troubles = Troubles(project, driver)
     troubles.start()
     driver.wait()
-    troubles.join()
     said = (project.folder / "first.txt").read_text()
     assert troubles.finished, said
     refused = project.snakemake(*PROFILE, more=more, check=False)
     assert "--unlock" in refused.stdout
     project.snakemake("--unlock", *PROFILE, more=more)
-    again = project.snakemake(*PROFILE, more=more)
+    troubles.again = started(project, more, "again.txt")
+    troubles.join()
+    again = (project.folder / "again.txt").read_text()
     slurm("scontrol", "update", "nodename=n2", "state=resume")
-    return project, said + again.stdout, troubles
+    assert troubles.again.wait() == 0, again
+    return project, said + again, troubles
 
 
 def accounted(*fields, steps=False):
@@ -152,6 +180,7 @@ def test_each_trouble_came_and_its_job_was_submitted_again_with_more(submitted):
     assert states[troubles.cancelled][0].startswith("CANCELLED")
     assert {needed for _, needed, _ in states.values()} >= {"450M", "900M"}
     assert {limit for _, _, limit in states.values()} >= {"1", "2"}
+    assert troubles.hanging
     assert "Trying to restart job" in said
 
 
@@ -164,8 +193,8 @@ def test_finished_trainings_are_not_repeated(submitted):
 
 def test_a_timed_out_training_went_on_from_its_checkpoint(submitted):
     project, _, _ = submitted
-    logs = [path.read_text() for path in project.folder.glob("results/logs/mini/*/*/state/long/*/train.log")]
-    assert any("resumed at step" in log for log in logs)
+    (log,) = project.folder.glob(f"results/logs/*/*/*/{HANGING}/train.log")
+    assert "resumed at step" in log.read_text()
 
 
 def test_a_drained_node_gets_no_more_jobs(submitted):
