@@ -25,7 +25,7 @@ from pandas.core.internals.managers import BlockManager
 from scipy import sparse
 
 from trueshift.contract import ContractError
-from trueshift.data.sources import load, pickled
+from trueshift.data.sources import inert, load, pickled
 
 GENES = ["G1", "G2", "G3"]
 # the frame of ``as_written`` pickled (protocol 4) by other versions of pandas; zlib, base 85
@@ -506,4 +506,4 @@ def test_the_state_of_a_name_itself_cannot_be_set(tmp_path: Path) -> None:
         (tmp_path / "x.pkl").write_bytes(b"c" + name + b"\nN}(Vrole\nVframe\nu\x86b.")
         with pytest.raises(ContractError, match="cannot be read"):
             pickled.read(tmp_path / "x.pkl", tmp_path / "x.pkl")
-    assert all(part.role == role for role, part in pickled._PARTS.items())
+    assert all(part.role == role for role, part in inert._PARTS.items())
