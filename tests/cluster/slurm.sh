@@ -27,6 +27,8 @@ wait_for() { # wait_for SECONDS WHAT COMMAND…
   fail "$what did not start; see $STATE/log"
 }
 
+written_here() { head -n 1 "$1" 2>/dev/null | grep -qF "$MARK"; }
+
 ours() { # is the process of a pid file still one of the daemons started here?
   local pid
   pid=$(cat "$1" 2>/dev/null) && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qE 'slurm|munged|mariadbd' && echo "$pid"
@@ -40,8 +42,10 @@ down() {
     for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null && sleep .1 || break; done
     kill -9 "$pid" 2>/dev/null || true
   done
-  pkill -9 -f "slurmstepd: \[" 2>/dev/null || true
   rm -rf "$STATE"
+  for file in $CONFIG/{slurm,slurmdbd,cgroup,gres}.conf; do
+    if written_here "$file"; then rm "$file"; fi
+  done
 }
 
 install_packages() {
@@ -172,7 +176,7 @@ case ${1:-} in
   up)
     [ "$(id -u)" = 0 ] || fail "starting daemons needs root"
     for file in slurm.conf slurmdbd.conf; do
-      if [ -e "$CONFIG/$file" ] && ! head -n 1 "$CONFIG/$file" | grep -qF "$MARK"; then
+      if [ -e "$CONFIG/$file" ] && ! written_here "$CONFIG/$file"; then
         fail "$CONFIG/$file exists: this host belongs to a cluster, use that one"
       fi
     done
