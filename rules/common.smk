@@ -10,9 +10,8 @@ from plan import Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
 check_config(config, ROOT / "config/schemas")
 check_writable(Path("results"), workflow)
-PLAN = Plan(
-    config, ROOT, submits=bool(workflow.resource_settings.nodes)
-)  # --jobs, as profiles/slurm says
+# Snakemake knows nodes where --jobs is given, as in profiles/slurm
+PLAN = Plan(config, ROOT, submits=bool(workflow.resource_settings.nodes))
 
 offer_conda(ROOT)
 shell.prefix(shell_prefix(ROOT))

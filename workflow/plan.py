@@ -395,7 +395,8 @@ class Plan:
 
         @per_job
         def slurm_partition(wildcards: Wildcards) -> str | None:
-            return entry.get("gpu_partition") if gpu(wildcards) else entry.get("partition")
+            on_gpu = entry.get("gpu_partition") if gpu(wildcards) else None
+            return on_gpu or entry.get("partition")
 
         booked: dict[str, Any] = {"mem_mb": mem_mb if of_models or self.submits else entry["mem_mb"]}
         if of_models:

@@ -110,6 +110,10 @@ def test_only_jobs_with_a_gpu_go_to_its_partition(config):
     config["resources"]["train"] = {"gpu_partition": "a100"}
     partition = Plan(config, ROOT, submits=True).resources("train")["slurm_partition"]
     assert [partition(wildcards()), partition(wildcards(model="additive"))] == ["a100", None]
+    config["resources"]["every"]["partition"] = "short"
+    config["resources"]["train"] = {}
+    partition = Plan(config, ROOT, submits=True).resources("train")["slurm_partition"]
+    assert partition(wildcards()) == "short", "without a partition of its own a GPU job goes where all go"
 
 
 def test_unknown_names_are_refused_with_the_nearest(config):
