@@ -329,6 +329,29 @@ def asked(query: ad.AnnData) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def input_controls(query: ad.AnnData) -> list[np.ndarray]:
+    """For each asked condition the rows of the query that are its input controls, ascending.
+
+    They are the controls of its context; of paired profiles those alone that the profiles under test are paired with
+    (column ``control_id`` of the conditions, ids joined by a space).
+    """
+    table = asked(query)
+    rows_in = pd.Series(np.arange(query.n_obs)).groupby(query.obs["context"].astype(str).to_numpy()).indices
+    lost = sorted(set(table["context"].astype(str)) - set(rows_in))
+    if lost:
+        raise ContractError(f"query: no input control cells in context {lost[0]}")
+    if "control_id" not in table:
+        return [rows_in[name] for name in table["context"].astype(str)]
+    row_of = {name: row for row, name in enumerate(query.obs_names)}
+    chosen = []
+    for names in table["control_id"].astype(str).str.split(" "):
+        absent = [name for name in names if name not in row_of]
+        if absent:
+            raise ContractError(f"query: the control {absent[0]} of a condition asked is not there; make it again")
+        chosen.append(np.sort([row_of[name] for name in names]))
+    return chosen
+
+
 def make_prediction(query: ad.AnnData, values: np.ndarray, rows: np.ndarray | None = None) -> ad.AnnData:
     """Wraps predicted expression in the form that scoring reads.
 
@@ -348,10 +371,23 @@ def make_prediction(query: ad.AnnData, values: np.ndarray, rows: np.ndarray | No
     )
 
 
+def unanswered(prediction: ad.AnnData) -> pd.DataFrame:
+    """The conditions that a prediction leaves out, and why: context, perturbation, dose, reason; most often none."""
+    table = prediction.uns.get("unanswered")
+    if table is None:
+        return pd.DataFrame(columns=[*CONDITION, "reason"], dtype=str)
+    return table.astype(str).reset_index(drop=True)
+
+
 def check_prediction(prediction: ad.AnnData, query: ad.AnnData, file: str | Path) -> None:
-    """Raises :class:`ContractError` unless genes and conditions are exactly those asked, in the order asked."""
+    """Raises :class:`ContractError` unless genes and conditions are exactly those asked, in the order asked.
+
+    Conditions that the prediction declares to be left unanswered (:func:`unanswered`) are not missing.
+    """
     _check_names(prediction.var_names.tolist(), query.var_names.tolist(), "genes", file)
     wanted = [" | ".join(row) for row in asked(query)[CONDITION].astype(str).itertuples(index=False)]
+    left = {" | ".join(row) for row in unanswered(prediction)[CONDITION].itertuples(index=False)}
+    wanted = [name for name in wanted if name not in left]
     keys = prediction.obs[CONDITION].astype(str)
     rows = keys[CONDITION[0]].str.cat(keys[CONDITION[1:]], sep=" | ")
     if metadata(prediction)["output"] == "profile":

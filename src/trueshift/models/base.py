@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import ContractError, Pairs, asked, column_means, condition_codes
+from trueshift.contract import ContractError, Pairs, asked, column_means, condition_codes, input_controls
 
 if TYPE_CHECKING:
     from trueshift.tracking import Run
@@ -112,15 +113,51 @@ def centroids(train: ad.AnnData) -> Centroids:
 
 
 def query_controls(query: ad.AnnData) -> np.ndarray:
-    """For each asked condition the mean of its context's input controls, shape (C, G), float64."""
-    context = query.obs["context"].astype(str).to_numpy()
-    means = {}
-    for name in asked(query)["context"].astype(str).unique():
-        rows = np.flatnonzero(context == name)
-        if not len(rows):
-            raise ContractError(f"query: no input control cells in context {name}")
-        means[name] = column_means(query.X, rows)
-    return np.stack([means[name] for name in asked(query)["context"].astype(str)])
+    """For each asked condition the mean of its input controls, shape (C, G), float64."""
+    means: dict[bytes, np.ndarray] = {}
+    chosen = input_controls(query)
+    for rows in chosen:
+        if rows.tobytes() not in means:
+            means[rows.tobytes()] = column_means(query.X, rows)
+    return np.stack([means[rows.tobytes()] for rows in chosen])
+
+
+def matched_controls(train: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """What every perturbed row of ``train`` is compared with: the table of controls (M, G), and a row of it for each.
+
+    A paired profile has its own control (``control_id``), as far as that is in training; every other row has the mean
+    of the controls of its context and batch, or of its context where that batch has none. The table is float32, the
+    rows, shape (N,), follow the order of the perturbed rows of ``train``. Raises :class:`ContractError` for a context
+    without controls.
+    """
+    obs = train.obs
+    control = obs["is_control"].to_numpy(bool)
+    if control.all():
+        raise ContractError("train: there are no perturbed cells to learn from; check the split")
+    context = obs["context"].astype(str)
+    keys = {"own": pd.Series(obs.index, obs.index), "batch": context.str.cat(obs["batch"].astype(str), sep="\t")}
+    keys |= {"context": context}
+    pools = {
+        (scope, name): np.flatnonzero(control)[rows]
+        for scope, key in keys.items()
+        for name, rows in pd.Series(np.arange(control.sum())).groupby(key[control].to_numpy(str)).indices.items()
+    }
+    keys["own"] = obs["control_id"].astype(str) if "control_id" in obs else pd.Series("", obs.index)
+    wanted = []
+    for names in zip(*(key[~control].to_numpy(str) for key in keys.values()), strict=True):
+        found = next((pool for pool in zip(keys, names, strict=True) if pool in pools), None)
+        if found is None:
+            raise ContractError(f"train: context {names[-1]} has perturbed cells but no control cells")
+        wanted.append(found)
+    used = {pool: code for code, pool in enumerate(dict.fromkeys(wanted))}
+    means = np.stack([column_means(train.X, pools[pool]) for pool in used]).astype(np.float32)
+    return means, np.array([used[pool] for pool in wanted])
+
+
+def total_dose(doses: pd.Series) -> np.ndarray:
+    """The dose of each label, summed over the components of a combination (``"1+0.5"`` is 1.5), shape (N,)."""
+    amounts = {dose: sum(map(float, re.split(r"(?<![eE])\+", dose))) for dose in doses.astype(str).unique()}
+    return doses.astype(str).map(amounts).to_numpy(np.float64)
 
 
 def refuse_unseen(query: ad.AnnData, known: set[tuple[str, ...]], columns: list[str], model: str) -> None:

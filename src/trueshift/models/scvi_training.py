@@ -11,14 +11,13 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import scvi
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from trueshift import gpu
-from trueshift.contract import CONDITION, ContractError, asked
+from trueshift.contract import CONDITION, ContractError, asked, input_controls
 from trueshift.tracking import Run
 
 ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")  # what seeding through scvi-tools sets
@@ -131,17 +130,14 @@ def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, i
 def input_cells(query: ad.AnnData, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the query to start from, and the number of the asked condition of each, both shape (N,), in order.
 
-    Each condition gets as many cells as its test has, drawn without replacement from the controls of its context;
+    Each condition gets as many cells as its test has, drawn without replacement from its input controls;
     where these are too few, all of them and some again.
     """
-    controls = pd.Series(np.arange(query.n_obs)).groupby(query.obs["context"].astype(str).to_numpy()).indices
     chosen, owner = [], []
-    table = asked(query)
+    table, controls = asked(query), input_controls(query)
     sizes = table["n_cells"].to_numpy(int)
     for number, row in enumerate(table[CONDITION].astype(str).itertuples(index=False, name=None)):
-        if row[0] not in controls:
-            raise ContractError(f"query: no input control cells in context {row[0]}")
-        rows, n = controls[row[0]], sizes[number]
+        rows, n = controls[number], sizes[number]
         rng = np.random.default_rng([seed, zlib.crc32("|".join(row).encode())])
         more = rng.choice(rows, max(0, n - len(rows)))
         chosen.append(np.append(rows, more) if len(more) else rng.choice(rows, n, replace=False))

@@ -27,15 +27,17 @@ from trueshift.contract import (
     Pairs,
     asked,
     dense,
+    input_controls,
     make_prediction,
     read_json,
     write_json,
 )
-from trueshift.models.base import Model
+from trueshift.models.base import Model, total_dose
 from trueshift.models.features import Features
 from trueshift.models.set_losses import energy_distance, rbf_mmd
 from trueshift.models.state_network import StateNetwork
-from trueshift.models.state_training import Cells, Phase, Sets, Trainer, fingerprint, reproducible
+from trueshift.models.state_training import Cells, Phase, Sets, Trainer
+from trueshift.models.training import fingerprint, load_weights, reproducible
 from trueshift.tracking import Run
 
 CHOICES = {
@@ -163,6 +165,7 @@ class State(Model):
         }
         if inputs is not None:
             self.facts["feature_scale"] = float(np.sqrt(np.square(inputs).mean())) or 1.0
+        used = [] if inputs is None else [inputs]
         settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network", "known")}
         with reproducible(self.seed, device, self.threads):
             self.network = self._make_network().to(device)
@@ -179,7 +182,7 @@ class State(Model):
                 clip=self.clip,
                 mixed=mixed,
                 run=run,
-                fingerprint=fingerprint(settings, train.X, sets, inputs) if run and run.resume else "",
+                fingerprint=fingerprint(settings, train.X, *vars(sets).values(), *used) if run and run.resume else "",
             ).fit(self._phases(train, sets))
         self.network = self.network.cpu().eval()
         return self
@@ -295,8 +298,7 @@ class State(Model):
         if self.known is None:
             return None
         values = self.known.of(table["perturbation"])
-        doses = [sum(float(part) for part in dose.split("+")) for dose in table["dose"]]
-        return np.column_stack([values, np.log1p(doses)]).astype(np.float32)
+        return np.column_stack([values, np.log1p(total_dose(table["dose"]))]).astype(np.float32)
 
     def _encoder(self, inputs: np.ndarray | None, n_labels: int, device: str) -> Any:
         if inputs is None:
@@ -317,16 +319,13 @@ class State(Model):
             raise ContractError("State: the query has other genes than the training; take the query of the same fold")
         conditions = asked(query)
         codes, encode = self._codes(conditions[["perturbation", "dose"]].astype(str))
-        context = query.obs["context"].astype(str).to_numpy()
-        controls = {str(name): np.flatnonzero(context == name) for name in np.unique(context)}
+        controls = input_controls(query)
         batch = pd.Index(self.facts["batches"]).get_indexer(query.obs["batch"].astype(str)).astype(np.int64) + 1
 
         sets: list[np.ndarray] = []  # rows of the query
         owner: list[int] = []  # the condition of each set
         for number, condition in enumerate(conditions[CONDITION].astype(str).itertuples(index=False, name=None)):
-            if condition[0] not in controls:
-                raise ContractError(f"query: no input control cells in context {condition[0]}")
-            chosen = self._draw(controls[condition[0]], int(conditions["n_cells"][number]), "|".join(condition))
+            chosen = self._draw(controls[number], int(conditions["n_cells"][number]), "|".join(condition))
             chosen = chosen[np.argsort(batch[chosen], kind="stable")]
             parts = np.array_split(chosen, math.ceil(len(chosen) / self.set_size))
             sets += parts
@@ -385,10 +384,5 @@ class State(Model):
             with np.load(Path(folder, "features.npz"), allow_pickle=False) as file:
                 self.known = Features.of_arrays(dict(file))
         self.network = self._make_network()
-        weights = torch.load(Path(folder, "weights.pt"), map_location="cpu", weights_only=True)
-        try:
-            self.network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ContractError(f"{folder}: weights of other settings ({error}); build State with its own") from error
-        self.network.eval()
+        load_weights(self.network, Path(folder, "weights.pt"))
         return self

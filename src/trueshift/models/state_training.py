@@ -4,22 +4,18 @@ Which sets a step sees and what dropout draws follow from (seed, phase, step) al
 state of a random generator, and a training that was killed and resumed ends with the weights of an undisturbed one.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
-from trueshift.contract import ContractError, atomic, check_intact, dense, discard
+from trueshift.contract import ContractError, dense
 from trueshift.models.state_network import StateNetwork
+from trueshift.models.training import Checkpoint
 from trueshift.tracking import Run
 
 GPU_COPY_BYTES = 4 << 30
@@ -94,16 +90,18 @@ class Trainer:
 
     def fit(self, phases: list[Phase]) -> None:
         """Runs the phases in turn; each ends with its best weights on validation, or its last where there is none."""
-        saved = self._read()
+        checkpoint = Checkpoint(self.run, "State", self.fingerprint)
+        saved = checkpoint.read()
         offset = 0
         for number, phase in enumerate(phases):
             if saved is None or number >= saved["phase"]:
-                self._phase(number, phase, offset, saved if saved and number == saved["phase"] else None)
+                self._phase(number, phase, offset, checkpoint, saved if saved and number == saved["phase"] else None)
             offset += phase.steps
-        if path := self._path():
-            discard(path)
+        checkpoint.discard()
 
-    def _phase(self, number: int, phase: Phase, offset: int, saved: dict[str, Any] | None) -> None:
+    def _phase(
+        self, number: int, phase: Phase, offset: int, checkpoint: Checkpoint, saved: dict[str, Any] | None
+    ) -> None:
         optimizer = self.make_optimizer()
         step, stale, best_loss, best = 0, 0, math.inf, None
         if saved is not None:
@@ -112,7 +110,7 @@ class Trainer:
             step, stale, best_loss, best = saved["step"], saved["stale"], saved["best_loss"], saved["best"]
         stopping = f"early stopping on {len(phase.val)} sets" if len(phase.val) else "all run: no validation sets"
         resumed = f"; resumed at step {step}" if saved else ""
-        self._say(f"{phase.name}: {len(phase.train)} sets, {phase.steps} steps, {stopping}{resumed}")
+        checkpoint.say(f"{phase.name}: {len(phase.train)} sets, {phase.steps} steps, {stopping}{resumed}")
         losses: list[float] = []
         order = Order(self.seed, number, len(phase.train))
         while step < phase.steps and stale < self.patience:
@@ -129,11 +127,11 @@ class Trainer:
                     best_loss, stale = values["val_loss"], 0
                     best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
             state = {"phase": number, "step": step, "stale": stale, "best_loss": best_loss, "best": best}
-            self._write({**state, "network": self.network.state_dict(), "optimizer": optimizer.state_dict()})
+            checkpoint.write({**state, "network": self.network.state_dict(), "optimizer": optimizer.state_dict()})
             if self.run:
                 self.run.log(offset + step, **values, learning_rate=optimizer.param_groups[0]["lr"])
         if stale >= self.patience:
-            self._say(f"{phase.name}: stopped at step {step}, no better validation loss {stale} times in a row")
+            checkpoint.say(f"{phase.name}: stopped at step {step}, no better validation loss {stale} times in a row")
         if best is not None:
             self.network.load_state_dict(best)
 
@@ -169,38 +167,6 @@ class Trainer:
             predicted = self.network(self.cells.rows(sets.control), self.encode(sets.perturbation), batch)
         return self.loss(predicted.float(), self.cells.rows(sets.target))
 
-    def _path(self) -> Path | None:
-        return self.run.resume / "state.pt" if self.run and self.run.resume else None
-
-    def _read(self) -> dict[str, Any] | None:
-        """The checkpoint to resume from, or none: where there is none, or it is of another training."""
-        path = self._path()
-        if path is None:
-            return None
-        for partial in path.parent.glob(".state.*.partial.pt*"):  # of a training that was killed while it wrote
-            partial.unlink()
-        if not path.exists():
-            return None
-        try:
-            check_intact(path)
-        except ContractError as error:
-            self._say(f"{error}; started afresh")
-            return None
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["fingerprint"] != self.fingerprint:
-            self._say(f"{path} is of other settings or data: started afresh")
-            return None
-        return saved
-
-    def _write(self, state: dict[str, Any]) -> None:
-        if path := self._path():
-            with atomic(path) as temporary:
-                torch.save({"fingerprint": self.fingerprint, **state}, temporary)
-
-    def _say(self, text: str) -> None:
-        if self.run:
-            print(f"State: {text}", flush=True)
-
 
 class Order:
     """The sets of each step: one shuffle of all sets after the other, cut into batches."""
@@ -218,36 +184,3 @@ class Order:
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([*self.key, epoch]).permutation(self.n_sets)
-
-
-def fingerprint(settings: dict[str, Any], matrix: Any, sets: Sets, inputs: np.ndarray | None) -> str:
-    """A digest of what decides the weights: settings, expression, sets and perturbation features."""
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
-    arrays = [matrix.data, matrix.indices, matrix.indptr] if sparse.issparse(matrix) else [np.asarray(matrix)]
-    arrays += [sets.target, sets.control, sets.perturbation, sets.batch, sets.context, sets.role]
-    for array in arrays if inputs is None else [*arrays, inputs]:
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-@contextmanager
-def reproducible(seed: int, device: str, threads: int | None) -> Iterator[None]:
-    """A block in which torch draws from ``seed`` and uses ``threads`` threads; what was set before is put back.
-
-    On a GPU, kernels with a fixed order of summation are chosen where they exist (a warning names one where not).
-    """
-    before = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        if threads:
-            torch.set_num_threads(threads)
-        if device == "cuda":
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn)
