@@ -33,6 +33,7 @@ QUESTIONS = {
     "new_context": "contexts without any perturbed training cell",
     "new_perturbation": "perturbations it never saw",
     "new_combination": "combinations it never saw",
+    "new_dose": "doses it never saw of perturbations it did",
 }
 FLOORS = ("no_change", "mean_shift")  # every table needs them
 EXTERNAL = "external"  # the variant of what others predicted

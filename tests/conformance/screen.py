@@ -1,7 +1,9 @@
 """A tiny screen in the form that models meet it: train.h5ad, one query.h5ad for every ability, and pairs.
 
 What is left out of training: everything perturbed in context ``hidden``; perturbation G3 in context ``partial``; G5
-everywhere; the combination G0+G1. All perturbations share a strong effect; each adds its own, linear in its features.
+everywhere; the combination G0+G1; every dose but 1. All perturbations share a strong effect; each adds its own, linear
+in its features. Of kind profile rows are bulk profiles, each perturbed one with its own control, and perturbations have
+structures (SMILES).
 """
 
 import anndata as ad
@@ -22,11 +24,14 @@ QUESTIONS = {
     "new_context": [("hidden", "G0"), ("hidden", "G2")],
     "new_perturbation": [("full", "G5"), ("partial", "G5")],
     "new_combination": [("full", "G0+G1"), ("partial", "G0+G1")],
+    "new_dose": [("full", "G0", "2"), ("partial", "G1", "2")],
 }
+SMILES = ("CC(=O)Oc1ccccc1C(=O)O", "Cn1cnc2c1c(=O)n(C)c(=O)n2C", "CC(C)Cc1ccc(cc1)C(C)C(=O)O")
+SMILES += ("CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1", "CN(C)CCc1c[nH]c2ccccc12")
 
 
 def _trained(context: str, perturbation: str) -> bool:
-    left_out = [pair for ability, pairs in QUESTIONS.items() if ability != "seen" for pair in pairs]
+    left_out = [pair for ability, pairs in QUESTIONS.items() if ability not in ("seen", "new_dose") for pair in pairs]
     return context != "hidden" and perturbation not in ("G5", "G0+G1") and (context, perturbation) not in left_out
 
 
@@ -49,7 +54,10 @@ class Screen:
                 mean = base[c] + (shared + sum(self.features.loc[p].to_numpy() for p in parts) @ own if parts else 0)
                 for batch in BATCHES:
                     log_depth = rng.normal(0, 0.1, (N_CELLS, 1))
-                    blocks.append(rng.poisson(np.exp(np.clip(mean, 0, None) + log_depth)))
+                    if kind == "profile":
+                        blocks.append(mean + 4 + 0.2 * rng.normal(size=(N_CELLS, N_GENES)))
+                    else:
+                        blocks.append(rng.poisson(np.exp(np.clip(mean, 0, None) + log_depth)))
                     rows += [(context, perturbation, batch, "+".join("1" for _ in parts) or "0")] * N_CELLS
         counts = np.concatenate(blocks).astype(np.float32)
         obs = pd.DataFrame(rows, columns=["context", "perturbation", "batch", "dose"])
@@ -61,10 +69,16 @@ class Screen:
         validation = ~obs["is_control"] & (np.arange(len(obs)) % 8 == 0)
         obs["role"] = np.where(obs["is_control"], "control_input", np.where(validation, "val", "train"))
         obs = obs.astype({column: "category" for column in obs.columns if column != "is_control"})
-        normalised = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 200).astype(np.float32)
+        log1p = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 200).astype(np.float32)
+        normalised = counts if kind == "profile" else log1p
+        if kind == "profile":
+            obs["control_id"] = ""
+            for _, group in obs.groupby(["context", "batch"], observed=True):
+                treated = group.index[~group["is_control"]]
+                obs.loc[treated, "control_id"] = rng.choice(group.index[group["is_control"]], len(treated))
         genes = [*SINGLES, *(f"H{i}" for i in range(N_GENES - len(SINGLES)))]
         self.train = ad.AnnData(
-            sparse.csr_matrix(normalised) if kind in ("counts", "lognorm") else normalised,
+            sparse.csr_matrix(normalised),
             obs=obs,
             var=pd.DataFrame(index=pd.Index(genes)),
             layers={"counts": sparse.csr_matrix(counts)} if kind == "counts" else {},
@@ -73,17 +87,23 @@ class Screen:
                 "perturbation_features": {"programs": self.features},
             },
         )
+        if kind == "profile":
+            structures = {"smiles": list(SMILES), "scaffold": [f"scaffold{i % 3}" for i in range(len(SMILES))]}
+            self.train.uns["structures"] = pd.DataFrame(structures, index=pd.Index(SINGLES))
 
-    def query(self, conditions: list[tuple[str, str]]) -> ad.AnnData:
+    def query(self, conditions: list[tuple[str, ...]]) -> ad.AnnData:
         """The input controls of the contexts asked, and the conditions in the order given."""
         seen = {p for label in self.train.obs["perturbation"].unique() for p in label.split("+")}
-        table = pd.DataFrame(conditions, columns=["context", "perturbation"])
-        table["dose"] = ["+".join("1" for _ in p.split("+")) for p in table["perturbation"]]
+        rows = [(c, p, *(dose or ["+".join("1" for _ in p.split("+"))])) for c, p, *dose in conditions]
+        table = pd.DataFrame(rows, columns=CONDITION)
         table["modality"] = "CRISPRi"
         table["n_cells"] = 12
         table["n_seen"] = [sum(part in seen for part in p.split("+")) for p in table["perturbation"]]
         wanted = self.train.obs["is_control"] & self.train.obs["context"].isin(table["context"])
         query = self.train[wanted.to_numpy()].copy()
+        if self.kind == "profile":  # paired with two controls of the context
+            controls = {name: group.index[:2] for name, group in query.obs.groupby("context", observed=True)}
+            table["control_id"] = [" ".join(controls[name]) for name in table["context"]]
         query.uns["conditions"] = table
         return query
 

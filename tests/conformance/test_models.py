@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from screen import QUESTIONS, Screen
 
-from trueshift.contract import CONDITION, ContractError, Pairs, check_prediction, dense, metadata
+from trueshift.contract import CONDITION, ContractError, Pairs, check_prediction, dense, input_controls, metadata
 from trueshift.models.base import Model, build
 from trueshift.tracking import Run
 
@@ -184,6 +184,11 @@ def test_asks_for_what_it_needs(entry: dict) -> None:
         del bare.uns["perturbation_features"]
         with pytest.raises(ContractError, match="features"):
             build(entry["settings"], 0).fit(bare, pairs_for(entry, kind), Run())
+    if "structures" in entry["needs"]:
+        bare = screen(kind).train.copy()
+        del bare.uns["structures"]
+        with pytest.raises(ContractError, match="structures"):
+            build(entry["settings"], 0).fit(bare, pairs_for(entry, kind), Run())
     if "pairs" in entry["needs"]:
         with pytest.raises(ContractError, match="pairs"):
             build(entry["settings"], 0).fit(screen(kind).train.copy(), None, Run())
@@ -191,11 +196,7 @@ def test_asks_for_what_it_needs(entry: dict) -> None:
 
 def test_learns_the_effect(entry: dict) -> None:
     query = ask(entry, "seen")
-    control = screen(entry["kinds"][0]).query(QUESTIONS["seen"])
-    contexts = control.obs["context"].astype(str).to_numpy()
-    inputs = np.stack(
-        [dense(control.X)[contexts == name].mean(axis=0) for name in query.uns["conditions"]["context"].astype(str)]
-    )
+    inputs = np.stack([dense(query.X)[rows].mean(axis=0) for rows in input_controls(query)])
     truth = screen(entry["kinds"][0]).delta(query)
     predicted = profiles(fitted(entry).predict(query), query) - inputs
     explained = 1 - ((truth - predicted) ** 2).sum() / (truth**2).sum()
