@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +13,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import ContractError, Pairs, asked, column_means, condition_codes, input_controls
+from trueshift.contract import (
+    CONDITION,
+    ContractError,
+    Pairs,
+    asked,
+    column_means,
+    condition_codes,
+    input_controls,
+    metadata,
+)
 
 if TYPE_CHECKING:
     from trueshift.tracking import Run
@@ -120,6 +130,26 @@ def query_controls(query: ad.AnnData) -> np.ndarray:
         if rows.tobytes() not in means:
             means[rows.tobytes()] = column_means(query.X, rows)
     return np.stack([means[rows.tobytes()] for rows in chosen])
+
+
+def input_cells(query: ad.AnnData, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the query to start from, and the number of the asked condition of each, both shape (N,), in order.
+
+    Each condition gets as many cells as its test has, drawn without replacement from its input controls; where these
+    are too few, all of them and some again. Of profiles, which are no sample of cells, it gets every input control.
+    """
+    table, controls = asked(query), input_controls(query)
+    sizes = table["n_cells"].to_numpy(int)
+    chosen = []
+    for rows, n, names in zip(controls, sizes, table[CONDITION].astype(str).itertuples(index=False), strict=True):
+        rng = np.random.default_rng([seed, zlib.crc32("|".join(names).encode())])
+        if metadata(query)["kind"] == "profile":
+            chosen.append(rows)
+        elif n <= len(rows):
+            chosen.append(rng.choice(rows, n, replace=False))
+        else:
+            chosen.append(np.append(rows, rng.choice(rows, n - len(rows))))
+    return np.concatenate(chosen), np.repeat(np.arange(len(table)), [len(rows) for rows in chosen])
 
 
 def matched_controls(train: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:

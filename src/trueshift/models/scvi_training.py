@@ -1,10 +1,9 @@
-"""What the adapters of packages built on scvi-tools share: seeds, quiet, progress, roles, batches and input cells."""
+"""What the adapters of packages built on scvi-tools share: seeds, quiet, progress, roles and batches."""
 
 import logging
 import os
 import random
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from trueshift import gpu
-from trueshift.contract import CONDITION, ContractError, asked, input_controls
+from trueshift.contract import ContractError
 from trueshift.tracking import Run
 
 ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")  # what seeding through scvi-tools sets
@@ -125,24 +124,6 @@ def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, i
     if not fitting:
         raise ContractError(f"train: no batch size up to {batch_size} divides the cells; set a larger batch_size")
     return rows, held_out, max(fitting)
-
-
-def input_cells(query: ad.AnnData, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the query to start from, and the number of the asked condition of each, both shape (N,), in order.
-
-    Each condition gets as many cells as its test has, drawn without replacement from its input controls;
-    where these are too few, all of them and some again.
-    """
-    chosen, owner = [], []
-    table, controls = asked(query), input_controls(query)
-    sizes = table["n_cells"].to_numpy(int)
-    for number, row in enumerate(table[CONDITION].astype(str).itertuples(index=False, name=None)):
-        rows, n = controls[number], sizes[number]
-        rng = np.random.default_rng([seed, zlib.crc32("|".join(row).encode())])
-        more = rng.choice(rows, max(0, n - len(rows)))
-        chosen.append(np.append(rows, more) if len(more) else rng.choice(rows, n, replace=False))
-        owner.append(np.full(n, number))
-    return np.concatenate(chosen), np.concatenate(owner)
 
 
 def check_genes(query: ad.AnnData, genes: list[str], model: str) -> None:

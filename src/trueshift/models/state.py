@@ -7,7 +7,6 @@ language model's; ``residual: control``; defaults (hidden 256, 4 layers, AdamW) 
 
 import math
 import os
-import zlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,18 +20,16 @@ from torch.nn import functional
 
 from trueshift import gpu
 from trueshift.contract import (
-    CONDITION,
     CONTROL,
     ContractError,
     Pairs,
     asked,
     dense,
-    input_controls,
     make_prediction,
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, total_dose
+from trueshift.models.base import Model, input_cells, total_dose
 from trueshift.models.features import Features
 from trueshift.models.set_losses import energy_distance, rbf_mmd
 from trueshift.models.state_network import StateNetwork
@@ -319,13 +316,13 @@ class State(Model):
             raise ContractError("State: the query has other genes than the training; take the query of the same fold")
         conditions = asked(query)
         codes, encode = self._codes(conditions[["perturbation", "dose"]].astype(str))
-        controls = input_controls(query)
         batch = pd.Index(self.facts["batches"]).get_indexer(query.obs["batch"].astype(str)).astype(np.int64) + 1
 
+        rows, condition = input_cells(query, self.seed)
         sets: list[np.ndarray] = []  # rows of the query
         owner: list[int] = []  # the condition of each set
-        for number, condition in enumerate(conditions[CONDITION].astype(str).itertuples(index=False, name=None)):
-            chosen = self._draw(controls[number], int(conditions["n_cells"][number]), "|".join(condition))
+        for number in range(len(conditions)):
+            chosen = rows[condition == number]
             chosen = chosen[np.argsort(batch[chosen], kind="stable")]
             parts = np.array_split(chosen, math.ceil(len(chosen) / self.set_size))
             sets += parts
@@ -359,12 +356,6 @@ class State(Model):
                 "give perturbation features (perturbation_encoder: features), or exclude it from this split"
             )
         return np.array(codes), self._encoder(None, len(known), gpu.device())
-
-    def _draw(self, rows: np.ndarray, n_cells: int, condition: str) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, zlib.crc32(condition.encode())])
-        if n_cells <= len(rows):
-            return rng.choice(rows, n_cells, replace=False)
-        return np.concatenate([rows, rng.choice(rows, n_cells - len(rows))])
 
     # --- keeping --------------------------------------------------------------------------------------
 
