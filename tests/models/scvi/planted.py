@@ -53,6 +53,7 @@ def make_query(train: ad.AnnData, conditions: list[tuple[str, str]], n_cells: in
     rows = train.obs["is_control"] & train.obs["context"].isin(table["context"])
     query = train[rows.to_numpy()].copy()
     query.uns["conditions"] = table
+    query.uns["trueshift"] = {"kind": "lognorm"}
     return query
 
 
