@@ -15,10 +15,7 @@ include: "rules/models.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
 include: "rules/figures.smk"
-
-
-onstart:
-    print(disk.words(PLAN), file=sys.stderr)
+include: "rules/legacy.smk"
 
 
 rule all:
@@ -29,6 +26,7 @@ rule all:
         "results/tables/calibration.csv",
         "results/tables/conditions.csv",
         "results/tables/leaks.csv",
+        "results/tables/features.csv",
         "results/tables/exclusions.csv",
         "results/tables/cost.csv",
         "results/figures/topk_r2.png",
@@ -36,3 +34,4 @@ rule all:
         "results/figures/agreement.png",
         "results/figures/conditions.png",
         "results/figures/cost.png",
+        PLAN.field_table(),

@@ -3,10 +3,7 @@
 The driver's reading of config. Snakemake hands it the merged mapping; nothing here opens data or imports models.
 """
 
-import ast
 import difflib
-import functools
-import hashlib
 import inspect
 import json
 import os
@@ -19,13 +16,18 @@ from typing import Any, NamedTuple, Protocol
 import psutil
 from snakemake.exceptions import WorkflowError
 
+from sources import Sources
+
 # What a split asks of a model; a user's own split file declares it.
 ASKS = {
     "kfold_cells": "seen",
     "underrepresented_context": "partial_context",
     "zero_shot_context": "new_context",
     "unseen_perturbation": "new_perturbation",
+    "unseen_scaffold": "new_perturbation",
     "unseen_combination": "new_combination",
+    "unseen_dose": "new_dose",
+    "pdgrapher": "seen",
 }
 QUESTIONS = {
     "seen": "cells of conditions it was trained on",
@@ -36,17 +38,45 @@ QUESTIONS = {
     "new_dose": "doses it never saw of perturbations it did",
 }
 FLOORS = ("no_change", "mean_shift")  # every table needs them
+FIELD_METRICS = ("legacy_r2_topk", "legacy_pearson", "r2_topk", "pearson_delta")  # of topk_r2_results.csv
+FIELD_K = ("20", "40", "80")
 EXTERNAL = "external"  # the variant of what others predicted
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MODEL_RULES = ("train", "predict")  # what they book is first of all their model's affair
+KNOWLEDGE = ("features", "structures")  # needs that single perturbations may lack
 ADOPTION_KEYS = ("columns", "control", "genes", "layer")
-IMPORT_KEYS = ("kind", "source", "columns", "filter", "features", "targets_measured", "preselected_genes")
+SPLIT_FILES = {"file": "folds", "pdgrapher": "files"}  # types of splits that are read from files, and the key of those
+MADE_FEATURES = ("simulated", "morgan", "descriptors")  # the others are files
+IMPORT_KEYS = ("kind", "source", "columns", "filter", "structures", "features", "targets_measured", "preselected_genes")
 
 
-def per_job(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a function that Snakemake calls for jobs: it asks for the signature several times each, so this is kept."""
+def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps the signature of a function that Snakemake calls for jobs: it asks for it several times each."""
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function
+
+
+class per_job:  # noqa: N801 - reads as the decorator it is
+    """Marks a method that Snakemake calls for jobs. On a plan it is a plain function, made once, whose signature is
+    kept: that of a bound method would be worked out anew at every call."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, plan: Any, owner: type) -> Any:
+        if plan is None:
+            return self
+
+        def function(*args: Any, **named: Any) -> Any:
+            return self.method(plan, *args, **named)
+
+        function.__name__, function.__doc__ = self.name, self.method.__doc__
+        function.__signature__ = inspect.signature(self.method.__get__(plan))  # type: ignore[attr-defined]
+        plan.__dict__[self.name] = function
+        return function
 
 
 class Chain(NamedTuple):
@@ -63,13 +93,6 @@ class Chain(NamedTuple):
     def path(self) -> str:
         """``{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}``."""
         return f"{self.dataset}/{self.split}/{self.fold}/{self.model}/{self.variant}/seed{self.seed}"
-
-
-class Source(NamedTuple):
-    """A file of code: the files of the library it imports, and its syntax tree without comments and docstrings."""
-
-    imports: list[str]
-    meaning: str
 
 
 class Wildcards(Protocol):
@@ -98,6 +121,7 @@ class Plan:
 
     def __init__(self, config: dict[str, Any], root: Path, submits: bool = False) -> None:
         self.config, self.root, self.submits = config, root, submits
+        self.sources = Sources(root)
         self.run = config["run"]
         self.chains: list[Chain] = []
         self.exclusions: list[dict[str, str]] = []
@@ -136,9 +160,20 @@ class Plan:
         """One artefact of every fold."""
         return [f"results/{path}/{name}" for path in self.fold_paths]
 
+    def all_of_datasets(self, name: str) -> list[str]:
+        """One artefact of every dataset."""
+        return [f"results/{dataset}/{name}" for dataset in dict.fromkeys(chain.dataset for chain in self.chains)]
+
     def all_of_splits(self, name: str) -> list[str]:
         """One artefact of every split of every dataset."""
         return [f"results/{path}/{name}" for path in dict.fromkeys("/".join(chain[:2]) for chain in self.chains)]
+
+    def field_table(self) -> list[str]:
+        """The field's table and its figure, if the configuration asks for all that they are made of."""
+        scored, ks = (set(map(str, self.config["evaluation"][key])) for key in ("metrics", "k"))
+        if not scored.issuperset(FIELD_METRICS) or not ks.issuperset(FIELD_K):
+            return []
+        return ["results/tables/topk_r2_results.csv", "results/figures/two_orders.png"]
 
     @property
     def baselines(self) -> list[str]:
@@ -228,6 +263,11 @@ class Plan:
             return wanted if wanted in has else None
         return has[0] if has else None
 
+    def has_structures(self, dataset: str) -> bool:
+        """Whether a dataset says where the SMILES of its drugs are."""
+        entry = self.dataset(dataset)
+        return "smiles" in entry.get("columns", {}) or "structures" in entry
+
     def unfit(self, dataset: str, split: str, model: str, variant: str) -> str | None:
         """Why a model cannot do a split of a dataset; None if it can."""
         entry, kind = self.model(model), self.dataset(dataset)["kind"]
@@ -240,6 +280,8 @@ class Plan:
         if "features" in entry.get("needs", []) and not self.features(dataset, model, variant):
             wanted = self._params(model, variant).get("features")
             return f"{model} needs perturbation features{f' {wanted}' if wanted else ''}; {dataset} has none"
+        if "structures" in entry.get("needs", []) and not self.has_structures(dataset):
+            return f"{model} needs structures (SMILES); {dataset} has none"
         return None
 
     def check(self, wildcards: Wildcards) -> None:
@@ -260,13 +302,13 @@ class Plan:
         What only other stages read is not in it, so editing that reruns nothing here.
         """
 
-        @per_job
+        @with_signature
         def part(wildcards: Wildcards) -> str:
             entry = self.dataset(wildcards.dataset)
             if stage == "import":
                 return json.dumps({key: entry[key] for key in IMPORT_KEYS if key in entry}, sort_keys=True)
             if stage == "split":
-                return json.dumps(self.split(wildcards.dataset, wildcards.split), sort_keys=True)
+                return json.dumps(self._placed(self.split(wildcards.dataset, wildcards.split)), sort_keys=True)
             settings = dict(entry.get(stage, {}))
             if stage == "partition":  # says which unit the split holds out
                 settings["split"] = self.split(wildcards.dataset, wildcards.split)
@@ -279,20 +321,39 @@ class Plan:
         path = file["path"] if isinstance(file, dict) and "path" in file else str(file)
         return Path(path.replace("{data}", self.config["data_folder"]))
 
+    def _placed(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """A split's entry with its paths as they are on this machine."""
+        key = SPLIT_FILES.get(entry["type"])
+        return {**entry, key: {name: str(self.located(file)) for name, file in entry[key].items()}} if key else entry
+
+    @per_job
+    def split_files(self, wildcards: Wildcards) -> list[str]:
+        """The local files a split reads, as far as they are there: a change of theirs reruns it."""
+        entry = self._placed(self.split(wildcards.dataset, wildcards.split))
+        files = entry.get(SPLIT_FILES.get(entry["type"], ""), {})
+        chosen = [files[wildcards.fold]] if entry["type"] == "file" and wildcards.fold in files else files.values()
+        return [path for path in chosen if Path(path).is_file()]
+
     @per_job
     def source_files(self, wildcards: Wildcards) -> list[str]:
         """The local files an import reads, as far as they are there: a change of theirs reruns it."""
         entry = self.dataset(wildcards.dataset)
-        paths = map(self.located, [*entry["source"].values(), *entry.get("features", {}).values()])
+        features = [file for file in entry.get("features", {}).values() if file not in MADE_FEATURES]
+        source = [*entry["source"].values(), *entry["source"].get("files", {}).values()]
+        files = [*source, *features, *([entry["structures"]] if "structures" in entry else [])]
+        paths = map(self.located, files)
         return [str(path) for path in paths if path.is_file()]
 
     @per_job
     def settings(self, wildcards: Wildcards) -> str:
-        """Class and parameters of a model, as JSON."""
-        params = self._params(wildcards.model, wildcards.variant)
-        if "features" in self.model(wildcards.model).get("needs", []):
+        """Class and parameters of a model, and what it needs to know of perturbations, as JSON."""
+        entry, params = self.model(wildcards.model), self._params(wildcards.model, wildcards.variant)
+        if "features" in entry.get("needs", []):
             params["features"] = self.features(wildcards.dataset, wildcards.model, wildcards.variant)
-        return json.dumps({"class": self.model(wildcards.model)["class"], "params": params}, sort_keys=True)
+        settings: dict[str, Any] = {"class": entry["class"], "params": params}
+        if needs := [name for name in entry.get("needs", []) if name in KNOWLEDGE]:
+            settings["needs"] = needs
+        return json.dumps(settings, sort_keys=True)
 
     @per_job
     def train_inputs(self, wildcards: Wildcards) -> dict[str, str | list[str]]:
@@ -351,7 +412,7 @@ class Plan:
     def threads(self) -> int | Callable[[Wildcards], int]:
         """How many threads a model computes on: one number where all models agree, else a function of the wildcards."""
 
-        @per_job
+        @with_signature
         def of_model(wildcards: Wildcards) -> int:
             return int(self.model(wildcards.model).get("threads", 1))
 
@@ -362,7 +423,7 @@ class Plan:
     def thread_variables(self) -> str | Callable[[Wildcards], str]:
         """The same as variables of a command's environment; Snakemake's own follow the cores that are left to a job."""
 
-        @per_job
+        @with_signature
         def of_model(wildcards: Wildcards) -> str:
             return " ".join(f"{name}={self.model(wildcards.model).get('threads', 1)}" for name in THREADS)
 
@@ -382,19 +443,19 @@ class Plan:
         def wanted(name: str, wildcards: Wildcards) -> Any:
             return self.model(wildcards.model).get(name, entry.get(name)) if of_models else entry[name]
 
-        @per_job
+        @with_signature
         def mem_mb(wildcards: Wildcards, attempt: int) -> int:
             return int(wanted("mem_mb", wildcards)) * attempt
 
-        @per_job
+        @with_signature
         def runtime(wildcards: Wildcards, attempt: int) -> int:
             return int(wanted("runtime", wildcards)) * attempt
 
-        @per_job
+        @with_signature
         def gpu(wildcards: Wildcards) -> int:
             return int(wanted("gpu", wildcards) or 0)
 
-        @per_job
+        @with_signature
         def slurm_partition(wildcards: Wildcards) -> str | None:
             on_gpu = entry.get("gpu_partition") if gpu(wildcards) else None
             return on_gpu or entry.get("partition")
@@ -408,52 +469,18 @@ class Plan:
                 booked["slurm_partition"] = slurm_partition if of_models else entry.get("partition")
         return {name: value for name, value in booked.items() if value is not None}
 
-    @functools.cache  # noqa: B019 - one plan lives as long as the process
     def code(self, *files: str) -> str:
         """A hash of the code that files of this repository run: their own and what they import of the library."""
-        digest = hashlib.sha256()
-        for file in sorted({found for name in files for found in self._closure(name)}):
-            digest.update(f"{file}\0{self._read(file).meaning}\0".encode())
-        return digest.hexdigest()[:12]
+        return self.sources.hash(*files)
 
     def model_code(self, stage: str) -> Callable[[Wildcards], str]:
         """A function of the wildcards: :meth:`code` of a stage's script together with the model's file."""
 
-        @per_job
         def code(wildcards: Wildcards) -> str:
             module = self.model(wildcards.model)["class"].rpartition(".")[0]
             return self.code(f"workflow/scripts/{stage}.py", f"src/{module.replace('.', '/')}.py")
 
-        return code
-
-    def _closure(self, file: str) -> set[str]:
-        """``file`` and every file of the library that it imports, directly or through others."""
-        seen: set[str] = set()
-        waiting = [file]
-        while waiting:
-            current = waiting.pop()
-            if current not in seen:
-                seen.add(current)
-                waiting += self._read(current).imports
-        return seen
-
-    @functools.cache  # noqa: B019
-    def _read(self, file: str) -> "Source":
-        """What a file imports and means; every file is parsed once."""
-        tree = ast.parse((self.root / file).read_text())
-        imports = []
-        for node in ast.walk(tree):
-            names: list[str] = []
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trueshift":
-                names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names if alias.name.split(".")[0] == "trueshift"]
-            for name in names:
-                base = "src/" + name.replace(".", "/")
-                imports += [path for path in (f"{base}.py", f"{base}/__init__.py") if (self.root / path).exists()]
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                del node.body[0]
-        return Source(imports, ast.dump(tree))
+        return with_signature(code)
 
 
 def host_memory_mb(share: float = 0.85) -> int:
