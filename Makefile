@@ -47,12 +47,13 @@ lint: .envs/test/installed .venv/installed  ## ruff, mypy, snakefmt, snakemake -
 	$(DRIVER)/snakemake --lint
 
 environments: .venv/installed  ## the environments of all rules, ready to use
-	$(DRIVER)/snakemake --cores $(CORES) --conda-create-envs-only
+	$(DRIVER)/snakemake --cores $(CORES) --configfile config/everything.yaml --conda-create-envs-only
 
 test: lint environments .envs/comparators/installed  ## lint, then all tests
 	$(TEST)/pytest tests/library tests/scripts
 	$(call run_in,baselines) tests/conformance --env baselines
 	$(call run_in,torch) tests/models/torch tests/conformance --env torch
+	$(call run_in,chem) tests/models/chem tests/conformance --env chem
 	$(call run_in,scvi) tests/models/scvi tests/conformance --env scvi
 	.envs/comparators/bin/python -m pytest tests/comparators
 	$(TEST)/pytest tests/workflow

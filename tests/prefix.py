@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def prefix(name: str) -> Path:
     """Where Snakemake keeps the environment ``envs/<name>.yaml``."""
-    command = [ROOT / ".venv/bin/snakemake", "--list-conda-envs", "--quiet"]
+    command = [ROOT / ".venv/bin/snakemake", "--configfile", "config/everything.yaml", "--list-conda-envs", "--quiet"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for line in shown.splitlines():
         columns = line.split("\t")

@@ -78,7 +78,7 @@ class Screen:
                 obs.loc[treated, "control_id"] = rng.choice(group.index[group["is_control"]], len(treated))
         genes = [*SINGLES, *(f"H{i}" for i in range(N_GENES - len(SINGLES)))]
         self.train = ad.AnnData(
-            sparse.csr_matrix(normalised),
+            normalised if kind == "profile" else sparse.csr_matrix(normalised),
             obs=obs,
             var=pd.DataFrame(index=pd.Index(genes)),
             layers={"counts": sparse.csr_matrix(counts)} if kind == "counts" else {},
@@ -103,7 +103,7 @@ class Screen:
         query = self.train[wanted.to_numpy()].copy()
         if self.kind == "profile":  # paired with two controls of the context
             controls = {name: group.index[:2] for name, group in query.obs.groupby("context", observed=True)}
-            table["control_id"] = [" ".join(controls[name]) for name in table["context"]]
+            table["control_id"] = ["\t".join(controls[name]) for name in table["context"]]
         query.uns["conditions"] = table
         return query
 

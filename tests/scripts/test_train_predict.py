@@ -13,7 +13,7 @@ import pytest
 from running import listed
 from scipy import sparse
 
-from trueshift.contract import Pairs, check_prediction, read_h5ad, write_h5ad, write_pairs
+from trueshift.contract import Pairs, check_prediction, read_h5ad, unanswered, write_h5ad, write_pairs
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"class": "trueshift.models.mean_shift.MeanShift", "params": {}}
@@ -74,6 +74,28 @@ def test_train_then_predict(folder):
     np.testing.assert_allclose(prediction.X, [X[0:2].mean(axis=0) + shift, X[2:4].mean(axis=0) + shift], rtol=1e-5)
     for name, stage in (("run/cost.json", "train"), ("predict.json", "predict")):
         assert json.loads((folder / name).read_text())["stage"] == stage
+
+
+def test_perturbations_without_features_are_left_out_and_declared(folder):
+    features = {"f": pd.DataFrame({"f0": [1.0]}, index=["A"])}
+    data, query = read_h5ad(folder / "train.h5ad"), read_h5ad(folder / "query.h5ad")
+    data.obs["perturbation"] = ["control"] * 4 + ["A", "B"] * 2
+    query.uns["conditions"] = query.uns["conditions"].assign(perturbation=["A", "B"])
+    for part, name in ((data, "train"), (query, "query")):
+        part.uns["perturbation_features"] = features
+        write_h5ad(part, folder / f"{name}.h5ad")
+    settings = {"class": "trueshift.models.knn_features.KnnFeatures", "params": {"features": "f", "k": 1}}
+    assert "perturbation B has no row in perturbation features f" in train(folder, settings).stderr
+    settings["needs"] = ["features"]
+    done = train(folder, settings)
+    assert done.returncode == 0, done.stderr
+    assert "left out of training, without features f: 1 of 3 perturbations, 2 of 8 rows; such as B" in done.stdout
+    done = predict(folder, settings)
+    assert done.returncode == 0, done.stderr
+    assert "not asked of the model, without features f: 1 of 2 conditions" in done.stdout
+    prediction = read_h5ad(folder / "prediction.h5ad")
+    assert prediction.obs["perturbation"].tolist() == ["A"]
+    assert unanswered(prediction).to_numpy().tolist() == [["b", "B", "1", "no features"]]
 
 
 def test_mistakes_are_one_line(folder):

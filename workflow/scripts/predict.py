@@ -8,6 +8,7 @@ from trueshift.command import run
 from trueshift.contract import check_intact, check_prediction, read_h5ad, write_h5ad
 from trueshift.lease import lease
 from trueshift.models.base import build
+from trueshift.models.coverage import predict_covered
 from trueshift.tracking import cost
 
 
@@ -15,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--query", required=True, type=Path)
-    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params")
+    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params, needs")
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--gpus", default=0, type=int, help="whole GPUs to lease; without one the CPU computes")
@@ -25,7 +26,8 @@ def main() -> None:
     check_intact(args.model)
     with cost("predict", args.cost, cpu_fallback=lease(args.gpus)):
         query = read_h5ad(args.query)
-        prediction = build(args.settings, args.seed).load(args.model).predict(query)
+        model = build(args.settings, args.seed).load(args.model)
+        prediction = predict_covered(model, query, args.settings)
         check_prediction(prediction, query, args.out)
         write_h5ad(prediction, args.out)
 

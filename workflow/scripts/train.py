@@ -8,6 +8,7 @@ from trueshift.command import labels, run
 from trueshift.contract import atomic_folder, read_h5ad, read_pairs
 from trueshift.lease import lease
 from trueshift.models.base import build
+from trueshift.models.coverage import train_on_covered
 from trueshift.tracking import Run, cost
 
 
@@ -15,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", required=True, type=Path)
     parser.add_argument("--pairs", nargs="?", type=Path, help="only for models that need them")
-    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params")
+    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: class, params, needs")
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--tracking", required=True, type=json.loads, help="JSON: wandb, project")
     parser.add_argument("--labels", type=labels, default={}, help="of this run, where it is tracked: dataset=…,fold=…")
@@ -29,6 +30,7 @@ def main() -> None:
         model = build(args.settings, args.seed)
         train = read_h5ad(args.train)
         pairs = read_pairs(args.pairs) if args.pairs else None
+        train, pairs = train_on_covered(train, pairs, args.settings)
         of_run = [args.labels.get(label, "") for label in ("dataset", "split", "fold", "model", "variant", "seed")]
         names = {**args.tracking, "group": "/".join(of_run[:3]), "name": "/".join(of_run[3:])}
         config = {**args.settings, "seed": args.seed}

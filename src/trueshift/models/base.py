@@ -92,7 +92,8 @@ class Centroids:
     """Pseudobulks of the training cells.
 
     ``conditions`` has one row per perturbed training condition, shape (C, 3); ``means`` (C, G) are their mean
-    expression and ``deltas`` (C, G) the difference to the mean of their context's controls, in float64.
+    expression and ``deltas`` (C, G) the difference to the mean of their context's controls, of paired profiles to that
+    of their own controls, in float64.
     ``control`` maps a context to its control mean, shape (G,).
     """
 
@@ -119,6 +120,10 @@ def centroids(train: ad.AnnData) -> Centroids:
         raise ContractError(f"train: context {lost[0]} has perturbed cells but no control cells to compare them with")
     means = np.stack([column_means(train.X, perturbed[codes == i]) for i in range(len(table))])
     deltas = means - np.stack([control[name] for name in table["context"]])
+    if "control_id" in train.obs:
+        controls, matched = matched_controls(train)
+        own = [controls[matched[codes == i]].mean(axis=0, dtype=np.float64) for i in range(len(table))]
+        deltas = means - np.stack(own)
     return Centroids(table, means, deltas, control)
 
 

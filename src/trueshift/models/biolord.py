@@ -16,11 +16,22 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from trueshift import gpu
-from trueshift.contract import CONTROL, ContractError, Pairs, asked, make_prediction, read_json, write_json
-from trueshift.models.base import Model, input_cells, refuse_unseen
+from trueshift.contract import (
+    CONTROL,
+    ContractError,
+    Pairs,
+    asked,
+    components,
+    make_prediction,
+    read_json,
+    write_json,
+)
+from trueshift.models.base import Model, input_cells, refuse_unseen, total_dose
+from trueshift.models.features import Features
 from trueshift.models.scvi_training import (
     Progress,
     check_genes,
+    gene_centre,
     labelled,
     roles,
     seeded,
@@ -30,23 +41,33 @@ from trueshift.tracking import Run
 
 CHUNK = 4096  # cells decoded at a time
 CODES = "latent_codes.embedding.weight"
+ENCODERS = ("one_hot", "features")
 
 
 class Biolord(Model):
     """x̂ = decoder(code of a control cell, perturbation, context). Predicts cells, each by the mean of its distribution.
 
-    - Attributes: the perturbation (control is one of its values), the context and, with ``batch_attribute``, the batch:
-      categories, each with an embedding of ``n_attribute`` numbers. ``n_latent`` is the length of a cell's code, which
-      has noise of ``noise`` added in training and is held small by ``code_penalty``.
+    - Attributes: the perturbation, the context and, with ``batch_attribute``, the batch: categories, each with an
+      embedding of ``n_attribute`` numbers. ``n_latent`` is the length of a cell's code, which has noise of ``noise``
+      added in training and is held small by ``code_penalty``.
+    - ``perturbation_encoder``: ``one_hot`` makes the perturbation a category (control is one of its values): doses are
+      not told apart, and what was never shown is refused. ``features`` makes it an ordered attribute, as the authors do
+      for the drugs of sci-Plex 3: the ``features`` named (see :class:`trueshift.models.features.Features`) and the
+      dose, taken by a network of ``attribute_depth`` layers of ``attribute_width`` to ``n_perturbation`` numbers, with
+      ``attribute_dropout``. Features are standardised by the single perturbations of the training, those that do not
+      vary there are left out, and a combination has the sum of its components. The dose is the logarithm of one plus
+      the summed dose, over the largest in training (the authors divide the dose itself). Controls have zeros: the
+      features of an average perturbation, at dose 0.
     - Network: ``decoder_width``, ``decoder_depth``, ``batch_norm``; the loss is the Gaussian likelihood plus
       ``reconstruction_penalty`` times the squared error.
-    - Training: ``epochs``, ``batch_size``, ``latent_lr`` (codes and embeddings), ``decoder_lr``, ``weight_decay``.
-      Every ``validate_every`` epochs the cells of role val are scored by the package's metric (R² of means and
-      variances); ``patience`` times without a better one end the training; the last weights stay. Without such cells
-      all epochs are run.
+    - Training: ``epochs``, ``batch_size``, ``latent_lr`` (codes and embeddings), ``decoder_lr``, ``weight_decay``;
+      ``attribute_lr`` and ``attribute_weight_decay`` of the network that takes features. Every ``validate_every``
+      epochs the cells of role val are scored by the package's metric (R² of means and variances); ``patience`` times
+      without a better one end the training; the last weights stay. Without such cells all epochs are run.
 
     Defaults are the authors' for sci-Plex 3, and want a GPU; but ``n_attribute`` is 32 where theirs is 3, as their only
-    category was one of three cell lines and drugs had 256 numbers of their own. 32 is a choice, not a published value.
+    category was one of three cell lines and drugs had 256 numbers of their own. 32 is a choice for perturbations that
+    are a category, not a published value.
 
     Expression never enters the decoder: a cell is known by its code, found by its row in the training data. The
     package's own route to predictions registers the cells asked about anew and so counts their rows from 0, which
@@ -54,12 +75,15 @@ class Biolord(Model):
     training cells, are found by name, and the codes of other cells are forgotten after training. So it is the cells'
     own codes that are decoded with another perturbation, as the authors' evaluation does.
 
-    One embedding per perturbation: doses are not told apart. Where fewer controls exist than cells are asked, some
-    serve again. On a CPU the same seed and number of threads give the same bits. A training that is interrupted starts
-    afresh: the checkpoints of the package are pickles.
+    Log2 intensities of bulk profiles enter and leave around their training means; see
+    :func:`trueshift.models.scvi_training.gene_centre`.
+
+    Where fewer controls exist than cells are asked, some serve again. On a CPU the same seed and number of threads give
+    the same bits. A training that is interrupted starts afresh: the checkpoints of the package are pickles.
     """
 
     module: Any = None
+    known: Features  # standardised, where the perturbation is an ordered attribute
 
     def __init__(
         self,
@@ -67,6 +91,12 @@ class Biolord(Model):
         seed: int = 0,
         n_latent: int = 256,
         n_attribute: int = 32,
+        perturbation_encoder: str = "one_hot",
+        features: str | None = None,
+        n_perturbation: int = 256,
+        attribute_width: int = 2048,
+        attribute_depth: int = 2,
+        attribute_dropout: float = 0.1,
         noise: float = 20.0,
         code_penalty: float = 0.1,
         decoder_width: int = 4096,
@@ -79,12 +109,20 @@ class Biolord(Model):
         latent_lr: float = 1e-4,
         decoder_lr: float = 1e-4,
         weight_decay: float = 1e-4,
+        attribute_lr: float = 1e-2,
+        attribute_weight_decay: float = 4e-8,
         validate_every: int = 10,
         patience: int = 20,
     ) -> None:
         super().__init__(seed=seed)
         self.n_latent = n_latent
         self.n_attribute = n_attribute
+        self.perturbation_encoder = perturbation_encoder
+        self.features = features
+        self.n_perturbation = n_perturbation
+        self.attribute_width = attribute_width
+        self.attribute_depth = attribute_depth
+        self.attribute_dropout = attribute_dropout
         self.noise = noise
         self.code_penalty = code_penalty
         self.decoder_width = decoder_width
@@ -97,20 +135,37 @@ class Biolord(Model):
         self.latent_lr = latent_lr
         self.decoder_lr = decoder_lr
         self.weight_decay = weight_decay
+        self.attribute_lr = attribute_lr
+        self.attribute_weight_decay = attribute_weight_decay
         self.validate_every = validate_every
         self.patience = patience
 
     @property
-    def _attributes(self) -> list[str]:
-        return ["perturbation", "context", *(["batch"] if self.batch_attribute else [])]
+    def _ordered(self) -> list[str]:
+        return ["perturbation"] if self.perturbation_encoder == "features" else []
+
+    @property
+    def _categories(self) -> list[str]:
+        names = ["perturbation", "context", *(["batch"] if self.batch_attribute else [])]
+        return [name for name in names if name not in self._ordered]
 
     # --- learning -------------------------------------------------------------------------------------
 
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
         """Trains on all cells; of the codes, those of the controls are kept."""
+        if self.perturbation_encoder not in ENCODERS:
+            raise ContractError(
+                f"Biolord: perturbation_encoder is one of {', '.join(ENCODERS)}, not {self.perturbation_encoder}"
+            )
+        if self.features is not None and self.perturbation_encoder != "features":
+            raise ContractError("Biolord: features are for perturbation_encoder: features; write that or drop them")
         controls = train.obs["is_control"].to_numpy()
-        names = {name: sorted(train.obs[name].astype(str).unique()) for name in self._attributes}
+        names = {name: sorted(train.obs[name].astype(str).unique()) for name in self._categories}
         self.facts: dict[str, Any] = {"genes": train.var_names.tolist(), "attributes": names}
+        if self._ordered:
+            self.known = self._standardised(train)
+            self.facts["largest_dose"] = float(np.log1p(total_dose(train.obs["dose"])).max()) or 1.0
+        self.centre = gene_centre(train)
         self.cells = train.obs_names[controls].to_numpy(str)
         self.batches = train.obs["batch"].astype(str).to_numpy(str)[controls]
         with seeded(self.seed):
@@ -121,13 +176,20 @@ class Biolord(Model):
 
     def train_upstream(self, train: ad.AnnData, run: Run | None) -> biolord.Biolord:
         """The trained model of the package; to be called with seeds set."""
-        data = labelled(train, self._attributes)
+        data = labelled(train, self._categories, gene_centre(train))
         rows, validation, batch_size = roles(train, self.batch_size)
         data.obs["split"] = "train"
         data.obs.iloc[validation, data.obs.columns.get_loc("split")] = "val"
         if len(rows) + len(validation) < data.n_obs:  # a single validation cell
             data.obs.iloc[np.setdiff1d(np.arange(data.n_obs), rows), data.obs.columns.get_loc("split")] = "none"
-        biolord.Biolord.setup_anndata(data, categorical_attributes_keys=self._attributes)
+        for name in self._ordered:
+            labels = train.obs[["perturbation", "dose"]].astype(str)
+            table = labels.drop_duplicates()
+            codes = pd.MultiIndex.from_frame(table).get_indexer(pd.MultiIndex.from_frame(labels))
+            data.obsm[name] = self._inputs(table)[codes]
+        biolord.Biolord.setup_anndata(
+            data, ordered_attributes_keys=self._ordered, categorical_attributes_keys=self._categories
+        )
         model = biolord.Biolord(
             data, n_latent=self.n_latent, module_params=self._network(), split_key="split", valid_split="val"
         )
@@ -148,8 +210,8 @@ class Biolord(Model):
                 "latent_wd": self.weight_decay,
                 "decoder_lr": self.decoder_lr,
                 "decoder_wd": self.weight_decay,
-                "attribute_nn_lr": {},  # of ordered attributes, of which there are none; unset, the package fails
-                "attribute_nn_wd": {},
+                "attribute_nn_lr": dict.fromkeys(self._ordered, self.attribute_lr),  # unset, the package fails
+                "attribute_nn_wd": dict.fromkeys(self._ordered, self.attribute_weight_decay),
                 "step_size_lr": 45,
                 "cosine_scheduler": True,
                 "scheduler_final_lr": 1e-5,
@@ -157,6 +219,7 @@ class Biolord(Model):
             early_stopping=len(validation) > 0,
             early_stopping_patience=self.patience,
             check_val_every_n_epoch=self.validate_every,
+            limit_val_batches=1.0 if len(validation) else 0,  # else the package fails at the first validation
             device=1,
             **trainer_settings(progress),
         )
@@ -165,6 +228,10 @@ class Biolord(Model):
     def _network(self) -> dict[str, Any]:
         return {
             "n_latent_attribute_categorical": self.n_attribute,
+            "n_latent_attribute_ordered": self.n_perturbation,
+            "attribute_nn_width": self.attribute_width,
+            "attribute_nn_depth": self.attribute_depth,
+            "attribute_dropout_rate": self.attribute_dropout,
             "unknown_attribute_noise_param": self.noise,
             "unknown_attribute_penalty": self.code_penalty,
             "decoder_width": self.decoder_width,
@@ -174,14 +241,35 @@ class Biolord(Model):
             "seed": self.seed,
         }
 
+    def _standardised(self, train: ad.AnnData) -> Features:
+        """Features with mean 0 and variance 1 over the single perturbations in training, as far as they vary there."""
+        known = Features.read(train, self.features)
+        names = sorted({part for label in train.obs["perturbation"].astype(str).unique() for part in components(label)})
+        values = known.of(names)  # (D, F)
+        deviation = values.std(axis=0)
+        varies = deviation > 1e-6 * deviation.max()
+        if not varies.any():
+            raise ContractError(
+                f"Biolord: the perturbations of the training do not differ in features {known.source}; "
+                "name another table in params: features: of config/models.yaml"
+            )
+        scaled = (known.values[:, varies] - values[:, varies].mean(axis=0)) / deviation[varies]
+        return Features(known.source, known.names, scaled)
+
+    def _inputs(self, table: pd.DataFrame) -> np.ndarray:
+        """What the network of the perturbation takes for each row (perturbation, dose) of a table, (L, F + 1)."""
+        dose = np.log1p(total_dose(table["dose"])) / self.facts["largest_dose"]
+        return np.column_stack([self.known.of(table["perturbation"].astype(str)), dose]).astype(np.float32)
+
     def _make_module(self, weights: dict[str, torch.Tensor]) -> biolord.BiolordModule:
         names = self.facts["attributes"]
+        width = self.known.values.shape[1] + 1 if self._ordered else 0
         with seeded(self.seed):  # the module sets global seeds as it is built
             module = biolord.BiolordModule(
                 n_genes=len(self.facts["genes"]),
                 n_samples=len(self.cells),
                 x_loc="X",
-                ordered_attributes_map={},
+                ordered_attributes_map=dict.fromkeys(self._ordered, width),
                 categorical_attributes_map={name: {v: i for i, v in enumerate(names[name])} for name in names},
                 n_latent=self.n_latent,
                 **self._network(),
@@ -197,7 +285,8 @@ class Biolord(Model):
             raise ContractError("Biolord has learnt nothing yet: call fit or load first")
         check_genes(query, self.facts["genes"], "Biolord")
         names = self.facts["attributes"]
-        for column in ("perturbation", "context"):
+        categories = [name for name in ("perturbation", "context") if name in names]
+        for column in categories:
             refuse_unseen(query, {(name,) for name in names[column] if name != CONTROL}, [column], "Biolord")
         rows, owner = input_cells(query, self.seed)
         code = pd.Index(self.cells).get_indexer(query.obs_names)
@@ -207,22 +296,31 @@ class Biolord(Model):
                 f"Biolord has codes for its own training cells only, and {lost} of the query is not a control among "
                 "them; use the query of its fold"
             )
-        inputs = {REGISTRY_KEYS.INDICES_KEY: code[rows]}
-        for name in ("perturbation", "context"):
-            inputs[name] = pd.Index(names[name]).get_indexer(asked(query)[name].astype(str))[owner]
+        of_cells = {REGISTRY_KEYS.INDICES_KEY: code[rows]}
         if self.batch_attribute:
-            inputs["batch"] = pd.Index(names["batch"]).get_indexer(self.batches[code[rows]])
-        return make_prediction(query, self._decode(inputs), owner)
+            of_cells["batch"] = pd.Index(names["batch"]).get_indexer(self.batches[code[rows]])
+        conditions = asked(query)
+        asked_for = {name: pd.Index(names[name]).get_indexer(conditions[name].astype(str)) for name in categories}
+        for name in self._ordered:
+            asked_for[name] = self._inputs(conditions)
+        return make_prediction(query, self._decode(of_cells, asked_for, owner) + self.centre, owner)
 
-    def _decode(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Means of the predicted distributions, shape (N, G), for codes and attributes of N cells each."""
-        n = len(inputs["perturbation"])
+    def _decode(
+        self, of_cells: dict[str, np.ndarray], asked_for: dict[str, np.ndarray], owner: np.ndarray
+    ) -> np.ndarray:
+        """Means of the predicted distributions, shape (N, G).
+
+        ``of_cells`` are codes and attributes of the N cells, ``asked_for`` those of conditions, whose number ``owner``
+        gives for each cell.
+        """
+        n = len(owner)
         module = self.module.to(gpu.device())
         parts = []
         with seeded(self.seed):  # the module draws from its distributions as well, unused here
             for some in np.array_split(np.arange(n), math.ceil(n / CHUNK)):
                 some = some if len(some) > 1 else some.repeat(2)  # the module drops the axis of a batch of one
-                tensors = {name: torch.from_numpy(values[some]) for name, values in inputs.items()}
+                tensors = {name: torch.from_numpy(values[some]) for name, values in of_cells.items()}
+                tensors |= {name: torch.from_numpy(values[owner[some]]) for name, values in asked_for.items()}
                 tensors["X"] = torch.ones(len(some), 1)  # asked for by the module, looked at only for counts
                 parts.append(module.get_expression(tensors)[0].cpu().numpy())
         return np.concatenate(parts)[:n]
@@ -230,16 +328,23 @@ class Biolord(Model):
     # --- keeping --------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Writes ``weights.pt`` (tensors only), ``cells.npz`` (controls and their batches) and ``model.json``."""
+        """Writes ``weights.pt`` (tensors only), ``cells.npz`` (controls, their batches, the gene centre),
+        ``model.json`` and any ``features.npz``, standardised.
+        """
         torch.save(self.module.cpu().state_dict(), Path(folder, "weights.pt"))
-        np.savez(Path(folder, "cells.npz"), cells=self.cells, batches=self.batches)
+        np.savez(Path(folder, "cells.npz"), cells=self.cells, batches=self.batches, centre=self.centre)
         write_json(self.facts, Path(folder, "model.json"))
+        if self._ordered:
+            np.savez(Path(folder, "features.npz"), **self.known.arrays())  # type: ignore[arg-type]
 
     def load(self, folder: Path) -> Self:
         """Reads what :meth:`save` wrote; nothing is unpickled but tensors."""
         self.facts = read_json(Path(folder, "model.json"))
         with np.load(Path(folder, "cells.npz"), allow_pickle=False) as file:
-            self.cells, self.batches = file["cells"], file["batches"]
+            self.cells, self.batches, self.centre = file["cells"], file["batches"], file["centre"]
+        if self._ordered:
+            with np.load(Path(folder, "features.npz"), allow_pickle=False) as file:
+                self.known = Features.of_arrays(dict(file))
         weights = torch.load(Path(folder, "weights.pt"), map_location="cpu", weights_only=True)
         try:
             self.module = self._make_module(weights)

@@ -19,6 +19,7 @@ from trueshift.models.scvi_compat import Scgen, Scgenvae
 from trueshift.models.scvi_training import (
     Progress,
     check_genes,
+    gene_centre,
     labelled,
     roles,
     seeded,
@@ -40,6 +41,9 @@ class ScGen(Model):
     - ``arithmetic``: the contexts δ is made of, each with the same weight. ``all``, the package's choice, takes every
       context on either side, so δ also holds the difference between contexts with and without the perturbation;
       ``shared`` takes those in which the perturbation was seen.
+
+    Log2 intensities of bulk profiles enter and leave around their training means; see
+    :func:`trueshift.models.scvi_training.gene_centre`.
 
     One δ per perturbation: doses are not told apart. Where fewer controls exist than cells are asked, some serve again.
     On a CPU the same seed and number of threads give the same bits. A training that is interrupted starts afresh: the
@@ -86,6 +90,7 @@ class ScGen(Model):
         for name, choices in (("monitor", ("elbo_validation", "validation_loss")), ("arithmetic", ("all", "shared"))):
             if getattr(self, name) not in choices:
                 raise ContractError(f"ScGen: {name} is one of {', '.join(choices)}, not {getattr(self, name)}")
+        self.centre = gene_centre(train)
         with seeded(self.seed):
             upstream = self.train_upstream(train, run)
             latent = upstream.get_latent_representation(batch_size=CHUNK)
@@ -98,7 +103,7 @@ class ScGen(Model):
 
     def train_upstream(self, train: ad.AnnData, run: Run | None) -> Scgen:
         """The trained model of the package; to be called with seeds set."""
-        data = labelled(train, ["perturbation", "context"])
+        data = labelled(train, ["perturbation", "context"], gene_centre(train))
         rows, validation, batch_size = roles(train, self.batch_size)
         Scgen.setup_anndata(data, batch_key="perturbation", labels_key="context")
         model = Scgen(data, **self._network())
@@ -160,26 +165,27 @@ class ScGen(Model):
         module = self.module.to(gpu.device())
         with seeded(self.seed), torch.no_grad():  # the module draws z as well, unused here
             parts = [slice(start, start + CHUNK) for start in range(0, query.n_obs, CHUNK)]
-            encoded = [module.inference(torch.from_numpy(dense(query.X[part])))["qzm"].cpu().numpy() for part in parts]
-            latent = np.concatenate(encoded)
+            cells = (torch.from_numpy(dense(query.X[part]) - self.centre) for part in parts)
+            latent = np.concatenate([module.inference(part)["qzm"].cpu().numpy() for part in cells])
             for start in range(0, len(rows), CHUNK):
                 part = slice(start, start + CHUNK)
                 moved = torch.from_numpy(latent[rows[part]] + deltas[owner[part]])
-                values[part] = module.generative(moved)["px"].cpu().numpy()
+                values[part] = module.generative(moved)["px"].cpu().numpy() + self.centre
         return make_prediction(query, values, owner)
 
     # --- keeping --------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Writes ``weights.pt`` (tensors only), ``deltas.npy`` and ``model.json`` (genes, perturbations)."""
+        """Writes ``weights.pt`` (tensors only), ``arrays.npz`` (δ, gene centre), ``model.json`` (names)."""
         torch.save(self.module.cpu().state_dict(), Path(folder, "weights.pt"))
-        np.save(Path(folder, "deltas.npy"), self.deltas)
+        np.savez(Path(folder, "arrays.npz"), deltas=self.deltas, centre=self.centre)
         write_json(self.facts, Path(folder, "model.json"))
 
     def load(self, folder: Path) -> Self:
         """Reads what :meth:`save` wrote; nothing is unpickled but tensors."""
         self.facts = read_json(Path(folder, "model.json"))
-        self.deltas = np.load(Path(folder, "deltas.npy"), allow_pickle=False)
+        with np.load(Path(folder, "arrays.npz"), allow_pickle=False) as file:
+            self.deltas, self.centre = file["deltas"], file["centre"]
         with seeded(self.seed):  # as it is built its weights are drawn
             module = Scgenvae(n_input=len(self.facts["genes"]), **self._network())
         weights = torch.load(Path(folder, "weights.pt"), map_location="cpu", weights_only=True)

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from trueshift import gpu
-from trueshift.contract import ContractError
+from trueshift.contract import ContractError, column_means, dense, metadata
 from trueshift.tracking import Run
 
 ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")  # what seeding through scvi-tools sets
@@ -102,9 +102,21 @@ def trainer_settings(progress: Progress) -> dict[str, Any]:
     }
 
 
-def labelled(train: ad.AnnData, columns: list[str]) -> ad.AnnData:
-    """What a package registers, and adds to: the same X, the named columns of obs as categories in sorted order."""
-    return ad.AnnData(train.X, obs=train.obs[columns].astype(str).astype("category"), var=train.var[[]])
+def gene_centre(train: ad.AnnData) -> np.ndarray:
+    """What is taken off each gene before a package sees it, float32 (G,): of profiles the training mean, else 0.
+
+    The packages start near 0, where expression of single cells is. Intensities of arrays lie between 4 and 15: most of
+    a training on a few hundred profiles would go into finding that level.
+    """
+    if metadata(train)["kind"] != "profile":
+        return np.zeros(train.n_vars, dtype=np.float32)
+    return column_means(train.X).astype(np.float32)
+
+
+def labelled(train: ad.AnnData, columns: list[str], centre: np.ndarray) -> ad.AnnData:
+    """What a package registers, and adds to: X around ``centre``, the named columns of obs as sorted categories."""
+    matrix = dense(train.X) - centre if centre.any() else train.X
+    return ad.AnnData(matrix, obs=train.obs[columns].astype(str).astype("category"), var=train.var[[]])
 
 
 def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -43,7 +43,8 @@ def make_train(cells: int = 60, validation: bool = True) -> ad.AnnData:
     val = validation & ~obs["is_control"] & (np.arange(len(obs)) % 9 == 0)
     obs["role"] = np.where(obs["is_control"], "control_input", np.where(val, "val", "train"))
     genes = pd.DataFrame(index=pd.Index([f"G{i}" for i in range(N_GENES)]))
-    return ad.AnnData(np.concatenate(blocks)[order].astype(np.float32), obs=obs, var=genes)
+    uns = {"trueshift": {"kind": "lognorm"}}
+    return ad.AnnData(np.concatenate(blocks)[order].astype(np.float32), obs=obs, var=genes, uns=uns)
 
 
 def make_query(train: ad.AnnData, conditions: list[tuple[str, str]], n_cells: int = 50) -> ad.AnnData:
@@ -53,7 +54,6 @@ def make_query(train: ad.AnnData, conditions: list[tuple[str, str]], n_cells: in
     rows = train.obs["is_control"] & train.obs["context"].isin(table["context"])
     query = train[rows.to_numpy()].copy()
     query.uns["conditions"] = table
-    query.uns["trueshift"] = {"kind": "lognorm"}
     return query
 
 

@@ -78,7 +78,7 @@ def test_codes_of_other_cells_do_not_matter() -> None:
     answers = []
     for chosen in (weights, spoilt):
         model = Biolord(seed=1, **SMALL)
-        model.facts, model.cells = fitted().facts, train.obs_names.to_numpy(str)
+        model.facts, model.cells, model.centre = fitted().facts, train.obs_names.to_numpy(str), fitted().centre
         model.module = model._make_module(chosen)
         answers.append(model.predict(query).X)
     assert np.array_equal(*answers)
@@ -163,6 +163,14 @@ def test_validation_cells_are_scored_and_not_trained_on(capsys: pytest.CaptureFi
     assert set(upstream.valid_indices) == set(np.flatnonzero(obs["role"] == "val"))
 
 
+def test_without_validation_cells_all_epochs_are_run(capsys: pytest.CaptureFixture) -> None:
+    settings = {**SMALL, "epochs": 5, "validate_every": 2, "patience": 1}
+    Biolord(**settings).fit(make_train(cells=10, validation=False), run=Run())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 5
+    assert "val" not in "".join(lines)
+
+
 def test_no_batch_holds_a_single_cell() -> None:
     train = make_train(cells=3, validation=False)[:65].copy()
     for asked in (2, 8, 32, 64):
@@ -173,3 +181,146 @@ def test_no_batch_holds_a_single_cell() -> None:
     with pytest.raises(ContractError, match="batch_size"):
         roles(train, 2)
     Biolord(**{**SMALL, "epochs": 1, "batch_size": 64}).fit(train)
+
+
+# --- perturbations by their features -------------------------------------------------------------------
+
+DRUGS = [f"D{i}" for i in range(14)]
+FEATURES = {
+    **SMALL,
+    "perturbation_encoder": "features",
+    "n_perturbation": 8,
+    "attribute_width": 32,
+    "noise": 1.0,
+    "epochs": 60,
+    "batch_size": 64,
+}
+
+
+def drug_features() -> pd.DataFrame:
+    """Three features that vary, one that never does, and one that differs for the last drugs only."""
+    values = np.random.default_rng(1).uniform(-1, 1, (len(DRUGS), 3)) * [1, 10, 0.1] + [5, 0, 0]
+    table = pd.DataFrame(values, index=DRUGS, columns=["f0", "f1", "f2"])
+    table["constant"], table["last"] = 3.0, [0.0] * 12 + [1.0, 2.0]
+    return table
+
+
+def drug_effects() -> np.ndarray:
+    """Linear in the features that vary, with a part that all drugs share, shape (drug, gene)."""
+    rng = np.random.default_rng(2)
+    scaled = drug_features()[["f0", "f1", "f2"]].to_numpy() / [1, 10, 0.1] - [5, 0, 0]
+    return 0.5 * rng.normal(size=20) + scaled @ rng.normal(size=(3, 20))
+
+
+@functools.cache
+def drug_screen() -> ad.AnnData:
+    """Cells of two contexts, of all but the last two drugs; even drugs at dose 1, odd ones at dose 10."""
+    rng = np.random.default_rng(3)
+    blocks, rows = [], []
+    for c, context in enumerate(("A", "B")):
+        for d, drug in enumerate([*DRUGS[:12], "control"]):
+            control = drug == "control"
+            n = 40 if control else 16
+            blocks.append(5 + c + (0 if control else drug_effects()[d]) + 0.2 * rng.normal(size=(n, 20)))
+            rows += [(context, drug, "0" if control else "10" if d % 2 else "1")] * n
+    obs = pd.DataFrame(rows, columns=["context", "perturbation", "dose"])
+    obs.index = pd.Index([f"cell{i}" for i in range(len(obs))])
+    obs["batch"], obs["is_control"] = "b", obs["perturbation"] == "control"
+    obs["role"] = np.where(obs["is_control"], "control_input", "train")
+    genes = pd.DataFrame(index=pd.Index([f"G{i}" for i in range(20)]))
+    return ad.AnnData(
+        np.concatenate(blocks).astype(np.float32),
+        obs=obs,
+        var=genes,
+        uns={"trueshift": {"kind": "lognorm"}, "perturbation_features": {"descriptors": drug_features()}},
+    )
+
+
+def drug_query(conditions: list[tuple[str, str, str]]) -> ad.AnnData:
+    """Every control of the context, for each (context, perturbation, dose) asked."""
+    query = make_query(drug_screen(), [row[:2] for row in conditions], n_cells=40)
+    query.uns["conditions"]["dose"] = [row[2] for row in conditions]
+    return query
+
+
+@functools.cache
+def fitted_on_features() -> Biolord:
+    return Biolord(seed=1, **FEATURES).fit(drug_screen())
+
+
+def answers(conditions: list[tuple[str, str, str]], model: Biolord | None = None) -> np.ndarray:
+    """Answers to conditions, each in the order of its values, shape (condition, cell, gene)."""
+    values = (model or fitted_on_features()).predict(drug_query(conditions)).X.reshape(len(conditions), 40, -1)
+    return np.sort(values, axis=1)
+
+
+def test_features_equal_the_package_given_the_drug_of_other_cells() -> None:
+    with seeded(1):
+        upstream = fitted_on_features().train_upstream(drug_screen(), None)
+    obs = drug_screen().obs
+    treated = np.flatnonzero((obs["perturbation"] == "D3") & (obs["context"] == "B"))
+    controls = upstream.adata[(obs["is_control"] & (obs["context"] == "B")).to_numpy()].copy()
+    assert not controls.obsm["perturbation"].any(), "controls have other than zeros"
+    controls.obsm["perturbation"] = np.repeat(upstream.adata.obsm["perturbation"][treated[:1]], 40, axis=0)
+    expected = upstream.predict(controls)[0].X
+    np.testing.assert_allclose(answers([("B", "D3", "10")])[0], np.sort(expected, axis=0), atol=1e-5)
+
+
+def test_an_unseen_drug_is_its_features() -> None:
+    table = drug_features()
+    table.loc["twin"] = table.loc["D2"]
+    table.loc["sum"] = table.loc[["D2", "D5"]].sum() - table.iloc[:12].mean()  # standardised sums have no mean
+    train = drug_screen().copy()
+    train.uns["perturbation_features"] = {"descriptors": table}
+    model = Biolord(seed=1, **{**FEATURES, "epochs": 3}).fit(train)
+    asked = [("A", "D2", "1"), ("A", "twin", "1"), ("A", "D2+D5", "5+5"), ("A", "sum", "10"), ("A", "D2", "10")]
+    drug, twin, both, total, high = answers(asked, model)
+    assert np.array_equal(drug, twin)
+    np.testing.assert_allclose(both, total, atol=1e-5)
+    assert not np.allclose(drug, both, atol=1e-3)
+    assert not np.allclose(drug, high, atol=1e-3), "doses are not told apart"
+
+
+def test_features_are_standardised_by_the_drugs_of_the_training() -> None:
+    model, table = fitted_on_features(), drug_features()[["f0", "f1", "f2"]]
+    seen = table.iloc[:12]
+    expected = (table - seen.mean()) / seen.std(ddof=0)
+    np.testing.assert_allclose(model.known.values, expected, atol=1e-12)
+    rows = pd.DataFrame({"perturbation": ["control", "D1"], "dose": ["0", "1"]})
+    np.testing.assert_allclose(model._inputs(rows)[:, -1], [0, np.log(2) / np.log(11)], rtol=1e-6)
+
+
+def test_beats_no_change_for_unseen_drugs_with_effects_linear_in_features() -> None:
+    asked = [(context, drug, "1") for context in ("A", "B") for drug in DRUGS[12:]]
+    predicted = answers(asked).mean(axis=1)
+    controls = [drug_screen()[(drug_screen().obs["is_control"]) & (drug_screen().obs["context"] == c)].X for c in "AB"]
+    change = predicted - np.repeat([values.mean(axis=0) for values in controls], 2, axis=0)
+    truth = np.tile(drug_effects()[12:], (2, 1))
+    assert ((change - truth) ** 2).sum() < 0.5 * (truth**2).sum()
+
+
+def test_features_are_saved_and_loaded(tmp_path: Path) -> None:
+    fitted_on_features().save(tmp_path)
+    loaded = Biolord(seed=1, **FEATURES).load(tmp_path)
+    asked = [("A", "D13", "1"), ("B", "D0", "3")]
+    assert np.array_equal(answers(asked, loaded), answers(asked))
+
+
+def test_errors_of_features_name_what_is_wrong() -> None:
+    bare = drug_screen().copy()
+    del bare.uns["perturbation_features"]
+    with pytest.raises(ContractError, match="one table of perturbation features"):
+        Biolord(**FEATURES).fit(bare)
+    bare.uns["perturbation_features"] = {"descriptors": drug_features()[["constant"]]}
+    with pytest.raises(ContractError, match="do not differ in features descriptors"):
+        Biolord(**FEATURES).fit(bare)
+    with pytest.raises(ContractError, match="D99 has no row"):
+        fitted_on_features().predict(drug_query([("A", "D99", "1")]))
+    query = drug_query([("A", "D0", "1")])
+    query.uns["conditions"]["context"] = query.obs["context"] = "C"
+    with pytest.raises(ContractError, match="context C"):
+        fitted_on_features().predict(query)
+    with pytest.raises(ContractError, match="one of one_hot, features, not drug"):
+        Biolord(**{**SMALL, "perturbation_encoder": "drug"}).fit(make_train())
+    with pytest.raises(ContractError, match="perturbation_encoder: features"):
+        Biolord(**SMALL, features="descriptors").fit(make_train())

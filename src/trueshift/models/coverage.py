@@ -1,0 +1,126 @@
+"""Models that need features or structures of perturbations, on data where some perturbations have none.
+
+Such perturbations are left out of training and not asked of the model: zeros in the place of features would be an
+answer to another question. What is not asked is declared unanswered, so scoring counts it (:func:`unanswered` of
+:mod:`trueshift.contract`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from trueshift.contract import (
+    CONDITION,
+    ContractError,
+    Pairs,
+    asked,
+    components,
+    make_prediction,
+    target_gene,
+    unanswered,
+)
+from trueshift.models.base import Model
+from trueshift.models.features import TARGET_EXPRESSION
+
+REASON = "no features"
+SHOWN = 5
+
+
+def covered(perturbations: Iterable[str], adata: ad.AnnData, settings: Mapping[str, Any]) -> np.ndarray:
+    """Which perturbations a model can be given: those whose components all have what it needs. Controls are.
+
+    ``settings`` are those :func:`trueshift.models.base.build` takes, ``needs`` (features, structures) among them;
+    ``adata`` carries the tables, of which ``params: features`` names one. Boolean, shape (P,).
+    """
+    known = _known(adata, settings)
+    answers: dict[str, bool] = {}
+    for perturbation in (perturbations := [str(label) for label in perturbations]):
+        if perturbation not in answers:
+            parts = components(perturbation)
+            answers[perturbation] = all(name(part) in names for names, name in known for part in parts)
+    return np.array([answers[perturbation] for perturbation in perturbations], dtype=bool)
+
+
+def _known(adata: ad.AnnData, settings: Mapping[str, Any]) -> list[tuple[set[str], Callable[[str], str]]]:
+    """For every need the names that fulfil it, and how a component is looked up among them."""
+    needs = settings.get("needs", [])
+    known: list[tuple[set[str], Callable[[str], str]]] = []
+    if "structures" in needs:
+        if "structures" not in adata.uns:
+            raise ContractError(
+                f"{settings['class']} needs structures, the dataset has none; bring SMILES in columns: smiles, or "
+                "structures, of config/datasets.yaml"
+            )
+        known.append((set(adata.uns["structures"].index), str))
+    if "features" in needs:
+        tables, name = adata.uns.get("perturbation_features", {}), settings["params"].get("features")
+        if name is None and len(tables) == 1:
+            name = next(iter(tables))
+        if name == TARGET_EXPRESSION:
+            known.append((set(adata.var_names), target_gene))
+        elif name in tables:  # a model says itself what it lacks where there is no such table
+            known.append((set(tables[name].index), str))
+    return known
+
+
+def train_on_covered(
+    train: ad.AnnData, pairs: Pairs | None, settings: Mapping[str, Any]
+) -> tuple[ad.AnnData, Pairs | None]:
+    """What a model can learn from: controls, the covered perturbations and their sets. Prints what is left out.
+
+    The rows of ``pairs`` are those of the ``train`` returned. Raises :class:`ContractError` if no training cell or
+    profile of a covered perturbation is left.
+    """
+    labels = train.obs["perturbation"].astype(str).to_numpy()
+    kept = covered(labels, train, settings)
+    if kept.all():
+        return train, pairs
+    left_out = sorted(set(labels[~kept]))
+    learnt = kept & ~train.obs["is_control"].to_numpy(bool) & (train.obs["role"] == "train").to_numpy()
+    if not learnt.any():
+        raise ContractError(
+            f"none of the perturbations in training has the {_words(settings)} that {settings['class']} needs (such as "
+            f"{left_out[0]}); give it others in config/datasets.yaml, or leave the model out"
+        )
+    print(
+        f"left out of training, without {_words(settings)}: {len(left_out)} of {len(set(labels))} perturbations, "
+        f"{(~kept).sum()} of {len(kept)} rows; such as {', '.join(left_out[:SHOWN])}"
+    )
+    if pairs is not None:
+        sets, row = kept[pairs.perturbed].all(axis=1), (np.cumsum(kept) - 1).astype(np.int32)
+        values = {name: value[sets] for name, value in vars(pairs).items()}
+        values |= {name: row[values[name]] for name in ("perturbed", "control")}
+        pairs = Pairs(**values)
+    return train[kept].copy(), pairs
+
+
+def predict_covered(model: Model, query: ad.AnnData, settings: Mapping[str, Any]) -> ad.AnnData:
+    """The prediction of the covered conditions asked; the others in its ``uns["unanswered"]``, with the reason."""
+    table = asked(query)
+    kept = covered(table["perturbation"], query, settings)
+    if kept.all():
+        return model.predict(query)
+    print(f"not asked of the model, without {_words(settings)}: {(~kept).sum()} of {len(kept)} conditions")
+    part = _asking(query, table[kept])
+    nothing = np.empty((0, query.n_vars), dtype=np.float32)
+    prediction = model.predict(part) if kept.any() else make_prediction(part, nothing)
+    left = table.loc[~kept, CONDITION].astype(str).assign(reason=REASON)
+    left = pd.concat([unanswered(prediction), left], ignore_index=True)
+    prediction.uns["unanswered"] = left.set_axis(left.index.astype(str))
+    return prediction
+
+
+def _asking(query: ad.AnnData, conditions: pd.DataFrame) -> ad.AnnData:
+    """The same query, asking for some of its conditions only."""
+    conditions = conditions.reset_index(drop=True)
+    uns = {**query.uns, "conditions": conditions.set_axis(conditions.index.astype(str))}
+    return ad.AnnData(query.X, obs=query.obs, var=query.var, uns=uns, layers=query.layers)
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    name = settings["params"].get("features")
+    features = f"features {name}" if name else "features"
+    return " or ".join({"features": features, "structures": "structures"}[need] for need in settings["needs"])

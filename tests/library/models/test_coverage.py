@@ -1,0 +1,181 @@
+"""Models that need features, on data where some perturbations have none: they learn from, and answer, the others."""
+
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from trueshift.contract import (
+    CONDITION,
+    ContractError,
+    Pairs,
+    asked,
+    check_prediction,
+    read_h5ad,
+    unanswered,
+    write_h5ad,
+)
+from trueshift.models.base import build
+from trueshift.models.coverage import covered, predict_covered, train_on_covered
+
+KNN = {"class": "trueshift.models.knn_features.KnnFeatures", "params": {"features": "f", "k": 1}, "needs": ["features"]}
+STRUCTURES = {"class": "m.M", "params": {}, "needs": ["structures"]}
+LABELS = ["control", "A", "B", "A+B", "C", "A+C", "D@KO"]
+
+
+def table(*names: str) -> pd.DataFrame:
+    values = np.random.default_rng(1).normal(size=(len(names), 3)).astype(np.float32)
+    return pd.DataFrame(values, index=pd.Index(names), columns=["f0", "f1", "f2"])
+
+
+def screen(labels: list[str] = LABELS, cells: int = 4, **uns: Any) -> ad.AnnData:
+    """Cells of every label in one context, every fourth for validation; features ``f`` of A, B and D@KO."""
+    obs = pd.DataFrame({"perturbation": np.repeat(labels, cells)}).astype("category")
+    obs.index = obs.index.map("c{}".format)
+    obs["is_control"] = (obs["perturbation"] == "control").to_numpy()
+    obs["context"], obs["batch"], obs["modality"] = "x", "b", "drug"
+    obs["dose"] = [
+        "0" if label == "control" else "+".join("1" * len(label.split("+"))) for label in obs["perturbation"]
+    ]
+    obs["role"] = np.where(obs["is_control"], "control_input", np.where(np.arange(len(obs)) % 4, "train", "val"))
+    values = np.random.default_rng(0).normal(5, 1, (len(obs), 6)).astype(np.float32)
+    values += 3 * pd.factorize(obs["perturbation"])[0][:, None]
+    known = {"perturbation_features": {"f": table("A", "B", "D@KO")}, **uns}
+    genes = pd.DataFrame(index=["A", "C", "D", "g3", "g4", "g5"])
+    return ad.AnnData(sparse.csr_matrix(values), obs, genes, uns={"trueshift": {"kind": "lognorm"}, **known})
+
+
+def query(train: ad.AnnData, *labels: str) -> ad.AnnData:
+    """The controls of ``train`` and a question for every label; conditions in the order given."""
+    part = train[train.obs["is_control"].to_numpy()].copy()
+    rows = [("x", label, "+".join("1" * len(label.split("+"))), "drug", 3, 0) for label in labels]
+    columns = ["context", "perturbation", "dose", "modality", "n_cells", "n_seen"]
+    part.uns["conditions"] = pd.DataFrame(rows, columns=columns, index=[str(i) for i in range(len(rows))])
+    return part
+
+
+def pairs(train: ad.AnnData) -> Pairs:
+    """Sets of two cells of every perturbation, with two controls each; the rows of the cells are those of ``train``."""
+    labels = [label for label in LABELS if label != "control"]
+    rows = {label: np.flatnonzero(train.obs["perturbation"] == label) for label in LABELS}
+    perturbed = np.array([rows[label][[3, 1]] for label in labels], dtype=np.int32)
+    control = np.array([rows["control"][[i % 4, 2]] for i in range(len(labels))], dtype=np.int32)
+    text = np.array(["x"] * len(labels))
+    return Pairs(perturbed, control, text, np.array(labels), text, np.array(["train"] * len(labels)), text)
+
+
+def test_a_perturbation_is_covered_if_all_its_components_are() -> None:
+    data = screen()
+    assert covered(LABELS, data, KNN).tolist() == [True, True, True, True, False, False, True]
+    assert covered(LABELS, data, {"class": "m.M", "params": {}}).all(), "a model that needs nothing"
+    assert covered(LABELS, data, {**KNN, "params": {}}).tolist() == covered(LABELS, data, KNN).tolist(), (
+        "the only table"
+    )
+
+
+def test_structures_and_features_are_both_needed() -> None:
+    known = pd.DataFrame({"smiles": ["C", "N"], "scaffold": ["", ""]}, index=["A", "C"])
+    data = screen(structures=known)
+    assert covered(LABELS, data, STRUCTURES).tolist() == [True, True, False, False, True, True, False]
+    both = {**KNN, "needs": ["features", "pairs", "structures"]}
+    assert covered(LABELS, data, both).tolist() == [True, True, False, False, False, False, False]
+    with pytest.raises(ContractError, match=r"m\.M needs structures, the dataset has none; .*columns: smiles"):
+        covered(LABELS, screen(), STRUCTURES)
+
+
+def test_target_expression_covers_what_is_measured() -> None:
+    settings = {**KNN, "params": {"features": "target_expression"}}
+    assert covered(LABELS, screen(), settings).tolist() == [True, True, False, False, True, True, True]
+
+
+def test_training_leaves_out_what_is_not_covered(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = screen()
+    kept, none = train_on_covered(whole, None, KNN)
+    assert none is None
+    assert kept.obs_names.tolist() == [
+        name for name in whole.obs_names if "C" not in whole.obs.at[name, "perturbation"]
+    ]
+    assert kept.obs["is_control"].sum() == 4
+    assert set(kept.obs["perturbation"].cat.categories) == {"control", "A", "B", "A+B", "D@KO"}
+    np.testing.assert_array_equal(kept.X.toarray(), whole[kept.obs_names].X.toarray())
+    said = capsys.readouterr().out
+    assert said == "left out of training, without features f: 2 of 7 perturbations, 8 of 28 rows; such as A+C, C\n"
+
+
+def test_sets_keep_their_cells_and_controls() -> None:
+    whole = screen()
+    shuffled = whole[np.random.default_rng(2).permutation(whole.n_obs)].copy()  # rows left out lie between others
+    before = pairs(shuffled)
+    kept, after = train_on_covered(shuffled, before, KNN)
+    assert after is not None and after.perturbation.tolist() == ["A", "B", "A+B", "D@KO"]
+    assert after.perturbed.dtype == after.control.dtype == np.int32
+    old = [LABELS[1:].index(label) for label in after.perturbation]
+    for name in ("perturbed", "control"):
+        cells = kept.obs_names.to_numpy()[getattr(after, name)]
+        np.testing.assert_array_equal(cells, shuffled.obs_names.to_numpy()[getattr(before, name)[old]])
+    assert {len(value) for value in vars(after).values()} == {4}
+
+
+def test_where_all_are_covered_nothing_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    data = screen(["control", "A", "B"])
+    kept, same = train_on_covered(data, (given := pairs(screen())), KNN)
+    assert kept is data and same is given
+    assert capsys.readouterr().out == ""
+
+
+def test_training_needs_a_covered_perturbation() -> None:
+    with pytest.raises(ContractError, match=r"none of the perturbations in training has the features f that .*KnnFeat"):
+        train_on_covered(screen(["control", "C"]), None, KNN)
+    data = screen(["control", "A", "C"])
+    data.obs.loc[data.obs["perturbation"] == "A", "role"] = "val"
+    with pytest.raises(ContractError, match=r"such as C\); give it others"):
+        train_on_covered(data, None, KNN)
+
+
+def test_the_answer_is_that_of_data_without_what_is_not_covered(tmp_path: Path) -> None:
+    whole = screen()
+    smaller = whole[~whole.obs["perturbation"].isin(["C", "A+C"])].copy()
+    question = query(whole, "A", "A+C", "B", "C", "D@KO")
+    train, _ = train_on_covered(whole, None, KNN)
+    answer = predict_covered(build(KNN, 0).fit(train), question, KNN)
+    expected = build(KNN, 0).fit(smaller).predict(query(whole, "A", "B", "D@KO"))
+    np.testing.assert_array_equal(answer.X, expected.X)
+    assert answer.obs["perturbation"].tolist() == ["A", "B", "D@KO"]
+    write_h5ad(answer, tmp_path / "prediction.h5ad")
+    back = read_h5ad(tmp_path / "prediction.h5ad")
+    check_prediction(back, question, "prediction.h5ad")
+    left = unanswered(back)
+    assert list(left) == [*CONDITION, "reason"]
+    assert left.to_numpy().tolist() == [["x", "A+C", "1+1", "no features"], ["x", "C", "1", "no features"]]
+    assert asked(question)["perturbation"].tolist() == ["A", "A+C", "B", "C", "D@KO"], "the question stays as it was"
+
+
+def test_what_a_model_leaves_out_itself_stays_declared() -> None:
+    class Silent:
+        def predict(self, part: ad.AnnData) -> ad.AnnData:
+            answer = build(KNN, 0).fit(screen(["control", "A", "B"])).predict(part)[:1].copy()
+            rows = [["x", "B", "1", "too far"]]
+            answer.uns["unanswered"] = pd.DataFrame(rows, columns=[*CONDITION, "reason"], index=["0"])
+            return answer
+
+    answer = predict_covered(Silent(), question := query(screen(), "A", "B", "C"), KNN)  # type: ignore[arg-type]
+    check_prediction(answer, question, "p")
+    assert unanswered(answer)["reason"].tolist() == ["too far", "no features"]
+
+
+def test_a_question_of_which_nothing_is_covered_is_left_unanswered_whole(tmp_path: Path) -> None:
+    question = query(screen(), "C", "A+C")
+    answer = predict_covered(build(KNN, 0), question, KNN)  # would raise if it were asked: it has learnt nothing
+    write_h5ad(answer, tmp_path / "prediction.h5ad")
+    back = read_h5ad(tmp_path / "prediction.h5ad")
+    check_prediction(back, question, "prediction.h5ad")
+    assert back.shape == (0, 6) and unanswered(back)["perturbation"].tolist() == ["C", "A+C"]
+
+
+def test_where_all_is_covered_nothing_is_declared() -> None:
+    model = build(KNN, 0).fit(screen(["control", "A", "B"]))
+    assert "unanswered" not in predict_covered(model, query(screen(), "A", "D@KO"), KNN).uns
