@@ -25,7 +25,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
 LABELS = "dataset=simulated,split=s,fold=1,model=m,variant=default,seed=0"
-LEFT_OUT = ["legacy_r2_topk"]  # compares cell by cell, to reproduce a published table
+LEFT_OUT = ["legacy_r2_topk", "legacy_pearson"]  # compare cell by cell, to reproduce a published table
 FORMS = ("dense", "sparse")  # of cell-eval's input
 SMALL = {"cells": 600, "genes": 100, "perturbations": 5}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # Snakemake sets them for a job

@@ -1,4 +1,4 @@
-# scores.parquet, ceiling.parquet, calibration.parquet, leaks.csv, costs -> tables/*.csv
+# scores.parquet, ceiling.parquet, calibration.parquet, leaks.csv, features.csv, costs -> tables/*.csv
 
 
 rule topk_r2:
@@ -129,3 +129,20 @@ rule leaks:
         code=PLAN.code("workflow/scripts/leaks.py"),
     shell:
         "python -P workflow/scripts/leaks.py --leaks {input:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule features:
+    input:
+        PLAN.all_of_datasets("features.csv"),
+    output:
+        "results/tables/features.csv",
+    log:
+        "results/logs/features.log",
+    conda:
+        "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("features"),
+    params:
+        code=PLAN.code("workflow/scripts/features.py"),
+    shell:
+        "python -P workflow/scripts/features.py --features {input:q} --out {output:q} > {log:q} 2>&1"

@@ -54,7 +54,8 @@ def test_scatter(tmp_path):
     obs["perturbation"] = ["P"] * 20 + ["Q"] * 20 + ["control"] * 60
     obs["dose"] = ["1"] * 40 + ["0"] * 60
     conditions = pd.DataFrame({"context": "c", "perturbation": ["P", "Q"], "dose": "1", "modality": "KO"})
-    uns = {"trueshift": {"cluster": "perturbation"}, "conditions": conditions.assign(n_cells=20, n_seen=0)}
+    conditions = conditions.assign(n_cells=20, n_seen=0)
+    uns = {"trueshift": {"kind": "lognorm", "cluster": "perturbation"}, "conditions": conditions}
     names = pd.DataFrame(index=[f"G{i}" for i in range(30)])
     cells = ad.AnnData(rng.normal(2, 1, (100, 30)).astype("float32"), obs=obs, var=names, uns=uns)
     run = tmp_path / "results/toy/new_perturbation/1/scgen/default/seed0"

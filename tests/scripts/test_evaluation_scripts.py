@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sparse.csr_matrix(matrix),
         obs=obs,
         var=pd.DataFrame(index=[f"g{i}" for i in range(24)]),
-        uns={"conditions": table, "trueshift": {"schema_version": 1, "cluster": "perturbation"}},
+        uns={"conditions": table, "trueshift": {"schema_version": 1, "kind": "lognorm", "cluster": "perturbation"}},
     )
     query = truth[obs["role"] == "control_input"].copy()
     made = tmp_path_factory.mktemp("road")

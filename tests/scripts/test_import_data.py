@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import listed
+from running import command, listed
 
 from trueshift.contract import check_canonical, read_h5ad
 
@@ -18,6 +18,7 @@ SMALL = {"format": "simulate", "genes": 30, "perturbations": 3, "combinations": 
 def import_data(folder: Path, settings: dict) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", str(ROOT / "workflow/scripts/import_data.py"), "--name", "demo"]
     options = ["--settings", json.dumps(settings), "--data-folder", str(folder), "--out", str(folder / "out.h5ad")]
+    options += ["--features", str(folder / "features.csv")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
 
@@ -29,7 +30,19 @@ def test_writes_canonical_data(tmp_path: Path) -> None:
     check_canonical(data, "out.h5ad")
     assert data.shape == (3 * 5 * 5 + 3 * 2 * 200, 30)
     assert "1275 cells × 30 genes, 3 contexts" in done.stdout
-    assert listed(tmp_path) == ["out.h5ad"]
+    assert listed(tmp_path) == ["features.csv", "out.h5ad"]
+    assert (tmp_path / "features.csv").read_text().splitlines()[1:] == ["demo,programs,5,3,3,"]
+
+
+def test_the_tables_of_all_datasets_are_one(tmp_path: Path) -> None:
+    header = "dataset,features,n_features,n_perturbations,n_covered,missing"
+    rows = {"a": ["a,structures,,3,2,x", 'a,kpgt,2304,3,1,"x, y"'], "b": [], "c": ["c,morgan,2048,2,2,"]}
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    command("features", "--features", "a.csv", "b.csv", "c.csv", "--out", "all.csv", folder=tmp_path)
+    assert (tmp_path / "all.csv").read_text().splitlines() == [header, *rows["a"], *rows["c"]]
+    command("features", "--features", "b.csv", "--out", "none.csv", folder=tmp_path)
+    assert (tmp_path / "none.csv").read_text().splitlines() == [header]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """The report's command lines, run as the workflow runs them."""
 
 import json
+import os
 
+import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 from running import command
 
+from trueshift.contract import make_prediction, write_h5ad
 from trueshift.evaluation.reference import truth_statistics
 from trueshift.evaluation.truth import write_truth
 
@@ -96,7 +99,7 @@ def test_conditions(results):
     obs["perturbation"] = ["P"] * 3 + ["control"] * 60
     obs["dose"] = ["1"] * 3 + ["0"] * 60
     condition = {"context": "c", "perturbation": "P", "dose": "1", "modality": "KO", "n_cells": 3, "n_seen": 0}
-    uns = {"trueshift": {"cluster": "perturbation"}, "conditions": pd.DataFrame([condition])}
+    uns = {"trueshift": {"kind": "lognorm", "cluster": "perturbation"}, "conditions": pd.DataFrame([condition])}
     truth = AnnData(obs[[]].assign(G1=1.0, G2=2.0).to_numpy(dtype="float32"), obs=obs, uns=uns)
     paths = [results / "toy/new_perturbation" / fold / "truth_stats.parquet" for fold in ("1", "2")]
     for path in paths:
@@ -107,6 +110,59 @@ def test_conditions(results):
     assert table.loc[0, ["dataset", "split", "perturbation", "n_cells", "n_controls", "flags"]].tolist() == [
         *["toy", "new_perturbation", "P", 3, 60, "few_controls"],
     ]
+
+
+@pytest.fixture
+def field(tmp_path):
+    """A scores file that has what the field's table needs, written at a known time."""
+    chain = tmp_path / "results/toy/s/1/mine/default/seed0"
+    write_run(chain, "mine", [0.5, 0.1])
+    scores = pd.read_parquet(chain / "scores.parquet")
+    rest = scores[scores.k == "20"]
+    parts = [scores, rest.assign(k="80"), *(rest.assign(metric=m, k="") for m in ("legacy_pearson", "pearson_delta"))]
+    parts += [rest.assign(metric="legacy_r2_topk", k=k, value=0.7) for k in ("20", "40", "80")]
+    pd.concat(parts, ignore_index=True).assign(n_cells=2).to_parquet(chain / "scores.parquet")
+    os.utime(chain / "scores.parquet", (1e9, 1e9))
+    return chain / "scores.parquet"
+
+
+def test_the_fields_table_is_the_same_whenever_it_is_gathered(field, tmp_path):
+    outs = [tmp_path / name for name in ("results.csv", "again.csv", "honest.csv")]
+    for out in outs[:2]:
+        command("topk_r2_results", "--scores", field, "--out", out, "--honest", outs[2])
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    first = "model,cell_line,fold,r2_top20,r2_top40,r2_top80,pearson_de,timestamp,dataset,split,variant,seed\n"
+    assert outs[0].read_text() == first + "mine,c,1,0.7,0.7,0.7,0.3,2001-09-09T01:46:40+00:00,toy,s,default,0\n"
+    (honest,) = pd.read_csv(outs[2]).to_dict("records")
+    assert (honest["r2_top20"], honest["legacy_r2_top20"]) == (0.3, 0.7)
+    command("topk_r2", "--scores", field, "--out", tmp_path / "tidy.csv", "--wide", tmp_path / "wide.csv")
+    command("plot_two_orders", "--results", outs[0], "--table", tmp_path / "tidy.csv", "--out", tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(PNG)
+
+
+def test_the_fields_table_says_what_was_not_scored(results, tmp_path):
+    scores = next(results.rglob("scores.parquet"))
+    out = ["--out", tmp_path / "results.csv", "--honest", tmp_path / "honest.csv"]
+    done = command("topk_r2_results", "--scores", scores, *out, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: scores: no row of legacy_r2_topk; add it to evaluation: metrics:\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_export(tmp_path):
+    obs = pd.DataFrame({"role": ["control_input", "test"], "context": "c"}, index=["a", "b"])
+    obs = obs.assign(perturbation=["control", "P"], dose=["0", "1"])
+    condition = {"context": "c", "perturbation": "P", "dose": "1", "modality": "KO", "n_cells": 1, "n_seen": 0}
+    uns = {"trueshift": {"kind": "profile"}, "conditions": pd.DataFrame([condition])}
+    truth = AnnData(pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], obs.index, ["G1", "G2"], "float32"), obs=obs, uns=uns)
+    write_h5ad(truth, tmp_path / "truth.h5ad")
+    write_h5ad(make_prediction(truth, [[5.0, 6.0]]), tmp_path / "prediction.h5ad")
+    files = ["--prediction", tmp_path / "prediction.h5ad", "--truth", tmp_path / "truth.h5ad"]
+    done = command("export", *files, "--out", tmp_path / "prediction.npz")
+    assert done.stdout == "1 samples × 2 genes, 0 samples left unanswered\n"
+    with np.load(tmp_path / "prediction.npz", allow_pickle=False) as file:
+        arrays = [file[name].tolist() for name in ("predictions", "treated_test", "diseased_test", "sample_ids")]
+    assert arrays == [[[5.0, 6.0]], [[3.0, 4.0]], [[1.0, 2.0]], ["b"]]
 
 
 def test_a_users_mistake_is_one_line(tmp_path):

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from trueshift.command import run
-from trueshift.contract import metadata, read_h5ad, write_h5ad
+from trueshift.contract import metadata, open_h5ad, write_h5ad
 from trueshift.data.preprocess import normalize
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    normalized = normalize(read_h5ad(args.data), args.settings)
+    normalized = normalize(open_h5ad(args.data), args.settings)
     print(f"{normalized.n_obs} cells × {normalized.n_vars} genes: {metadata(normalized)['normalization']}")
     write_h5ad(normalized, args.out)
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from trueshift.command import run
-from trueshift.contract import asked, read_h5ad, write_h5ad, write_table
+from trueshift.contract import asked, open_h5ad, write_h5ad, write_table
 from trueshift.data.audit import audit, check_audit
 from trueshift.data.partition import partition, read_genes
 from trueshift.data.roles import read_split
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--leaks", required=True, type=Path)
     args = parser.parse_args()
 
-    parts = partition(read_h5ad(args.data), read_split(args.split), read_genes(args.genes), args.settings)
+    parts = partition(open_h5ad(args.data), read_split(args.split), read_genes(args.genes), args.settings)
     leaks = audit(parts[0], parts[2], args.settings["split"])
     write_table(leaks, args.leaks)
     check_audit(leaks, str(args.split))  # before the files are there, so that nothing is trained on a leak

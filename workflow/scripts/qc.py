@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from trueshift.command import run
-from trueshift.contract import read_h5ad, write_h5ad, write_json
-from trueshift.data.preprocess import quality_control
+from trueshift.contract import open_h5ad, write_h5ad, write_json
+from trueshift.data.preprocess import found_in, qc_settings, quality_control
 
 
 def main() -> None:
@@ -18,8 +18,9 @@ def main() -> None:
     parser.add_argument("--figure", required=True, type=Path)
     args = parser.parse_args()
 
-    before = read_h5ad(args.data)
-    kept, report = quality_control(before, args.settings)
+    before = open_h5ad(args.data)
+    found = found_in(before, qc_settings(before, args.settings)["mito_prefix"])
+    kept, report = quality_control(before, args.settings, found)
     for what in ("cells", "genes"):
         removed = ", ".join(f"{number} by {reason}" for reason, number in report[what]["removed"].items())
         print(f"{what}: {report[what]['before']} before, {report[what]['after']} kept (removed: {removed})")
@@ -28,7 +29,7 @@ def main() -> None:
 
     from trueshift.data.qc_figure import qc_figure  # matplotlib: not needed when the data are refused above
 
-    qc_figure(before, report, args.figure)
+    qc_figure(found, report, args.figure)
     write_json(report, args.report)
     write_h5ad(kept, args.out)
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from trueshift.command import run
-from trueshift.contract import read_h5ad, write_table
+from trueshift.contract import open_h5ad, write_table
 from trueshift.data.preprocess import select_genes
 from trueshift.data.roles import read_split
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    genes = select_genes(read_h5ad(args.data), read_split(args.split), args.settings)
+    genes = select_genes(open_h5ad(args.data), read_split(args.split), args.settings)
     counts = genes.loc[genes["selected"], "reason"].value_counts()
     why = ", ".join(f"{number} {reason}" for reason, number in counts.items())
     print(f"{genes['selected'].sum()} of {len(genes)} genes selected ({why}); {genes['flavor'].iloc[0]}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import write_table
-from trueshift.data.roles import describe_split, read_obs
+from trueshift.data.roles import describe_split, read_obs, read_structures
 from trueshift.data.splits import make_split
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
 
     obs = read_obs(args.data)
-    split = make_split(obs, args.settings, args.fold)
+    split = make_split(obs, args.settings, args.fold, read_structures(args.data))
     print(f"fold {args.fold}", *describe_split(split, obs), sep="\n")
     write_table(split, args.out)
 

@@ -41,7 +41,7 @@ def cells():
         np.concatenate(blocks).astype(np.float32),
         obs=pd.DataFrame(obs, columns=columns, index=[f"cell{i}" for i in range(len(obs))]).assign(batch="b"),
         var=pd.DataFrame(index=[f"GENE{i}" for i in range(GENES)]),
-        uns={"conditions": table, "trueshift": {"schema_version": 1, "cluster": "perturbation"}},
+        uns={"conditions": table, "trueshift": {"schema_version": 1, "kind": "lognorm", "cluster": "perturbation"}},
     )
 
 

@@ -1,0 +1,59 @@
+# The field's forms: scores.parquet -> topk_r2_results.csv, two_orders.png ; on demand: prediction.npz beside any prediction.h5ad
+
+
+rule topk_r2_results:
+    input:
+        PLAN.all_scores(),
+    output:
+        table="results/tables/topk_r2_results.csv",
+        honest="results/tables/topk_r2_honest.csv",
+    log:
+        "results/logs/topk_r2_results.log",
+    conda:
+        "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("topk_r2_results"),
+    params:
+        code=PLAN.code("workflow/scripts/topk_r2_results.py"),
+    shell:
+        "python -P workflow/scripts/topk_r2_results.py --scores {input:q} --out {output.table:q}"
+        " --honest {output.honest:q} > {log:q} 2>&1"
+
+
+rule plot_two_orders:
+    input:
+        results="results/tables/topk_r2_results.csv",
+        table="results/tables/topk_r2.csv",
+    output:
+        "results/figures/two_orders.png",
+    log:
+        "results/logs/plot_two_orders.log",
+    conda:
+        "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("plot_two_orders"),
+    params:
+        code=PLAN.code("workflow/scripts/plot_two_orders.py"),
+        baselines=PLAN.baselines,
+    shell:
+        "python -P workflow/scripts/plot_two_orders.py --results {input.results:q} --table {input.table:q}"
+        " --baselines {params.baselines:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule export:
+    input:
+        prediction="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.h5ad",
+        truth="results/{dataset}/{split}/{fold}/truth.h5ad",
+    output:
+        "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.npz",
+    log:
+        "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/export.log",
+    conda:
+        "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("export"),
+    params:
+        code=PLAN.code("workflow/scripts/export.py"),
+    shell:
+        "python -P workflow/scripts/export.py --prediction {input.prediction:q} --truth {input.truth:q}"
+        " --out {output:q} > {log:q} 2>&1"
