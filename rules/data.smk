@@ -5,7 +5,8 @@ rule import_data:
     input:
         PLAN.source_files,
     output:
-        temp("results/{dataset}/imported.h5ad"),
+        data=temp("results/{dataset}/imported.h5ad"),
+        features="results/{dataset}/features.csv",
     log:
         "results/logs/{dataset}/import_data.log",
     conda:
@@ -18,7 +19,7 @@ rule import_data:
         data_folder=config["data_folder"],
     shell:
         "python -P workflow/scripts/import_data.py --name {wildcards.dataset} --settings {params.settings:q}"
-        " --data-folder {params.data_folder:q} --out {output:q} > {log:q} 2>&1"
+        " --data-folder {params.data_folder:q} --out {output.data:q} --features {output.features:q} > {log:q} 2>&1"
 
 
 # imported.h5ad and qc.h5ad are removed after use, so what they are made from is asked here, where qc.json stays
@@ -66,7 +67,8 @@ rule normalize:
 
 rule split:
     input:
-        "results/{dataset}/normalized.h5ad",
+        data="results/{dataset}/normalized.h5ad",
+        files=PLAN.split_files,
     output:
         "results/{dataset}/{split}/{fold}/split.csv",
     log:
@@ -79,7 +81,7 @@ rule split:
         code=PLAN.code("workflow/scripts/split.py"),
         settings=PLAN.stage("split"),
     shell:
-        "python -P workflow/scripts/split.py --data {input:q} --settings {params.settings:q}"
+        "python -P workflow/scripts/split.py --data {input.data:q} --settings {params.settings:q}"
         " --fold {wildcards.fold} --out {output:q} > {log:q} 2>&1"
 
 

@@ -16,16 +16,16 @@ MINI = ROOT / "tests/mini.yaml"
 class Project:
     """A working copy and the commands a user gives in it, with the driver of the environment ``driver``."""
 
-    def __init__(self, folder, driver=ROOT / ".venv"):
-        self.folder, self.driver = folder, driver
+    def __init__(self, folder, driver=ROOT / ".venv", config=MINI):
+        self.folder, self.driver, self.config = folder, driver, config
         folder.mkdir(exist_ok=True)
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, folder / part)
 
     def command(self, *arguments, more=None):
-        """The command line of snakemake with the mini configuration and ``more``."""
-        files = [MINI, *([more] if more else [])]
+        """The command line of snakemake with the small configuration and ``more``."""
+        files = [self.config, *([more] if more else [])]
         fixed = ["--conda-prefix", ROOT / ".snakemake/conda", "--configfile", *files]
         return [self.driver / "bin/snakemake", *arguments, *fixed]
 

@@ -56,7 +56,11 @@ def table(entries: Iterable[tuple[str, str, str, str]]) -> list[str]:
 
 def shared(definitions: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str, str, str]]]]:
     """The mappings that many keys accept instead of a plain value, each with a title and its rows."""
-    for name, title in (("column", "A column of `columns`, as a mapping"), ("file", "A file, as a mapping")):
+    for name, title in (
+        ("column", "A column of `columns`, as a mapping"),
+        ("file", "A file, as a mapping"),
+        ("features", "A file of perturbation features, as a mapping"),
+    ):
         for option in definitions[name]["anyOf"]:
             if "properties" in option:
                 yield title, list(rows(option, definitions))

@@ -5,14 +5,7 @@ atomically (a temporary sibling, then a rename), so a reader never meets half a 
 checksum, a hidden file, so a reader never takes what a disk or a copy has damaged.
 """
 
-import contextlib
-import errno
 import json
-import os
-import shutil
-import time
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,16 +15,20 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from trueshift import values
+from trueshift.files import ContractError as ContractError
+from trueshift.files import atomic as atomic
+from trueshift.files import atomic_folder as atomic_folder
+from trueshift.files import check_intact as check_intact
+from trueshift.files import discard as discard
+from trueshift.files import disk_is_full as disk_is_full
+
 SCHEMA_VERSION = 1
 CONTROL = "control"
 KINDS = ("counts", "lognorm", "profile", "signature")
 ROLES = ("train", "val", "test", "control_input", "control_reference")
 CANONICAL_OBS = ("perturbation", "modality", "context", "batch", "dose", "is_control")
 CONDITION = ["context", "perturbation", "dose"]
-
-
-class ContractError(ValueError):
-    """Something a user gave, or a stage made, breaks the contract. The message names what and the remedy."""
 
 
 # --- perturbation names -------------------------------------------------------------------------------
@@ -61,143 +58,25 @@ def condition_codes(obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
 # --- writing and reading ------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def atomic(path: str | Path, *, sealed: bool = True) -> Iterator[Path]:
-    """Yields a temporary sibling of ``path``; renames it to ``path`` when the block ends without an error.
-
-    What no stage reads, a figure, needs no checksum: ``sealed=False``.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent, f".{path.stem}.*.partial{path.suffix}*")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        with _named_if_full(path):
-            yield temporary
-            if sealed:
-                _seal(path, temporary)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        _unfinished_seal(temporary).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Like :func:`atomic`, for a folder; what stood at ``path`` before is replaced."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent, f".{path.name}.*.partial*")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        with _named_if_full(path):
-            yield temporary
-            _seal(path, temporary)
-            if path.exists():
-                shutil.rmtree(path)
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _unfinished_seal(temporary).unlink(missing_ok=True)
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, is that of a full disk or a used-up quota, in h5py's words too."""
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-@contextlib.contextmanager
-def _named_if_full(path: Path) -> Iterator[None]:
-    """Turns the failure of a write for want of space into a :class:`ContractError` that names ``path``."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:
-        # torch says only that a write failed; what it wrote still fills the disk
-        silent = isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < 1 << 16
-        if silent or disk_is_full(error):
-            raise ContractError(
-                f"{path}: no space left on its disk, or in your quota there; make room (df -h {path.parent}) "
-                "and run again: what is finished is kept"
-            ) from error
-        raise
-
-
-def _sweep(folder: Path, pattern: str) -> None:
-    """Removes what writers that were killed left behind: partial files and folders untouched for an hour."""
-    for left in folder.glob(pattern):
-        with contextlib.suppress(FileNotFoundError):  # another writer sweeps too
-            if time.time() - left.stat().st_mtime > 3600:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _checksum(path: Path) -> str:
-    """CRC-32 of a file, or of the names and contents of all files below a folder; eight hexadecimal digits.
-
-    Hidden files of a folder are left out: Snakemake keeps a time stamp there.
-    """
-    files = [path] if path.is_file() else sorted(path.rglob("[!.]*"))
-    value = 0
-    for file in files:
-        if file != path:  # of a folder
-            value = zlib.crc32(str(file.relative_to(path)).encode(), value)
-        if file.is_file():
-            with file.open("rb") as content:
-                while block := content.read(1 << 22):
-                    value = zlib.crc32(block, value)
-    return f"{value:08x}"
-
-
-def _seal_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.crc32")
-
-
-def _unfinished_seal(content: Path) -> Path:
-    return content.with_name(f"{content.name}.crc32")
-
-
-def _seal(path: Path, content: Path) -> None:
-    """Writes the checksum of ``content``, about to become ``path``, beside it."""
-    temporary = _unfinished_seal(content)
-    temporary.write_text(_checksum(content) + "\n")
-    temporary.replace(_seal_of(path))
-
-
-def discard(path: str | Path) -> None:
-    """Removes a file and its checksum, as far as they are there."""
-    Path(path).unlink(missing_ok=True)
-    _seal_of(Path(path)).unlink(missing_ok=True)
-
-
-def check_intact(path: str | Path) -> None:
-    """Raises :class:`ContractError` if a file or folder is no longer what was written; one without checksum passes."""
-    path = Path(path)
-    seal = _seal_of(path)
-    if not path.exists():
-        raise ContractError(f"{path}: no such file")
-    if seal.exists() and seal.read_text().strip() != _checksum(path):
-        raise ContractError(
-            f"{path}: damaged: not what was written there; delete it so that it is made again "
-            f"(or, if you changed it on purpose, delete {seal.name} beside it)"
-        )
-
-
 def write_h5ad(adata: ad.AnnData, path: str | Path) -> None:
-    """Writes an AnnData atomically."""
-    with atomic(path) as temporary:
-        adata.write_h5ad(temporary)
+    """Writes an AnnData atomically; large dense values apart (:mod:`trueshift.values`), and only once."""
+    with atomic(path) as temporary, values.beside(adata, Path(path), temporary) as table:
+        table.write_h5ad(temporary)
 
 
 def read_h5ad(path: str | Path) -> ad.AnnData:
-    """Reads an AnnData; a missing or damaged file is an error that names it."""
+    """Reads an AnnData into memory; a missing or damaged file is an error that names it."""
+    adata = open_h5ad(path)
+    return values.in_memory(adata) if values.are_apart(adata) else adata
+
+
+def open_h5ad(path: str | Path) -> ad.AnnData:
+    """Reads an AnnData but for values that are apart, for which :func:`trueshift.values.blocks` is; X is None then."""
     check_intact(path)
     try:
-        return ad.read_h5ad(path)
+        adata = ad.read_h5ad(path)
+        values.find(adata, path)
+        return adata
     except (OSError, KeyError) as error:
         raise ContractError(f"{path}: cannot be read as h5ad ({error}); delete it so that it is made again") from error
 
@@ -266,21 +145,16 @@ def check_canonical(adata: ad.AnnData, file: str | Path) -> None:
         if not names.is_unique:
             twice = names[names.duplicated()].unique()[:3].tolist()
             raise ContractError(f"{file}: {what} ids occur twice ({', '.join(map(str, twice))}); make them unique")
-    values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
-    if not _all_finite(values):
-        gene = _first_gene(adata, ~np.isfinite(dense(adata.X)))
-        raise ContractError(f"{file}: X holds NaN or infinite values, first in gene {gene}; clean the source")
-    if metadata(adata)["kind"] == "counts" and values.size and values.min() < 0:
-        gene = _first_gene(adata, dense(adata.X) < 0)
-        raise ContractError(f"{file}: counts are negative, first in gene {gene}; is the source scaled?")
+    if not values.are_apart(adata):  # these were checked on their way into the file
+        stored = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
+        if not values.all_finite(stored):
+            gene = _first_gene(adata, ~np.isfinite(dense(adata.X)))
+            raise ContractError(f"{file}: X holds NaN or infinite values, first in gene {gene}; clean the source")
+        if metadata(adata)["kind"] == "counts" and stored.size and stored.min() < 0:
+            gene = _first_gene(adata, dense(adata.X) < 0)
+            raise ContractError(f"{file}: counts are negative, first in gene {gene}; is the source scaled?")
     if not adata.obs["is_control"].any():
         raise ContractError(f"{file}: no control cells; say which label is the control in columns: perturbation:")
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite. Then nor is their sum, most often, and it takes no array of answers."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def _first_gene(adata: ad.AnnData, mask: np.ndarray) -> str:
@@ -324,7 +198,11 @@ def read_pairs(path: str | Path) -> Pairs:
 
 
 def asked(query: ad.AnnData) -> pd.DataFrame:
-    """The conditions a query asks for: context, perturbation, dose, modality, n_cells, n_seen; one row each."""
+    """The conditions a query asks for: context, perturbation, dose, modality, n_cells, n_seen; one row each.
+
+    Of paired profiles also ``control_id``, the controls that the profiles under test are paired with (joined by a tab),
+    and ``context_seen``, whether training has perturbed profiles of the context.
+    """
     table: pd.DataFrame = query.uns["conditions"]
     return table.reset_index(drop=True)
 
@@ -333,10 +211,11 @@ def input_controls(query: ad.AnnData) -> list[np.ndarray]:
     """For each asked condition the rows of the query that are its input controls, ascending.
 
     They are the controls of its context; of paired profiles those alone that the profiles under test are paired with
-    (column ``control_id`` of the conditions, ids joined by a space).
+    (column ``control_id`` of the conditions, ids joined by a tab).
     """
     table = asked(query)
-    rows_in = pd.Series(np.arange(query.n_obs)).groupby(query.obs["context"].astype(str).to_numpy()).indices
+    context = query.obs["context"].astype(str).to_numpy()
+    rows_in = {name: np.flatnonzero(context == name) for name in np.unique(context)}
     lost = sorted(set(table["context"].astype(str)) - set(rows_in))
     if lost:
         raise ContractError(f"query: no input control cells in context {lost[0]}")
@@ -344,11 +223,11 @@ def input_controls(query: ad.AnnData) -> list[np.ndarray]:
         return [rows_in[name] for name in table["context"].astype(str)]
     row_of = {name: row for row, name in enumerate(query.obs_names)}
     chosen = []
-    for names in table["control_id"].astype(str).str.split(" "):
+    for names in table["control_id"].astype(str).str.split("\t"):
         absent = [name for name in names if name not in row_of]
         if absent:
             raise ContractError(f"query: the control {absent[0]} of a condition asked is not there; make it again")
-        chosen.append(np.sort([row_of[name] for name in names]))
+        chosen.append(np.sort(np.array([row_of[name] for name in names])))
     return chosen
 
 
@@ -397,7 +276,7 @@ def check_prediction(prediction: ad.AnnData, query: ad.AnnData, file: str | Path
     else:
         given = rows[rows != rows.shift()].tolist()  # blocks of cells, one block a condition
     _check_names(given, wanted, "conditions", file)
-    if not _all_finite(dense(prediction.X)):
+    if not values.all_finite(dense(prediction.X)):
         raise ContractError(f"{file}: predicted values are NaN or infinite; the model diverged or divides by zero")
 
 

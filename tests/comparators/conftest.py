@@ -43,7 +43,7 @@ class Screen(NamedTuple):
             sparse.csr_matrix(np.concatenate([x for x, _, _ in parts])),
             obs=obs,
             var=pd.DataFrame(index=pd.Index(self.genes)),
-            uns={"conditions": table, "trueshift": {"schema_version": 1, "cluster": "perturbation"}},
+            uns={"conditions": table, "trueshift": {"schema_version": 1, "kind": "lognorm", "cluster": "perturbation"}},
         )
         rows = np.repeat(np.arange(len(labels)), [len(self.predicted[label]) for label in labels])
         prediction = make_prediction(cells, np.concatenate([self.predicted[label] for label in labels]), rows)

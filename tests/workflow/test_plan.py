@@ -7,7 +7,9 @@ import pytest
 import yaml
 from project import ROOT
 
-from plan import Plan, WorkflowError
+from checks import check_config
+from plan import FIELD_K, FIELD_METRICS, Plan, WorkflowError
+from trueshift.report import legacy
 
 
 @pytest.fixture
@@ -28,6 +30,17 @@ def test_the_floors_always_run(config):
     config["run"]["models"] = ["additive"]
     models = {chain.model for chain in Plan(config, ROOT).chains}
     assert models == {"additive", "no_change", "mean_shift"}
+
+
+def test_the_fields_table_is_made_where_all_that_it_needs_is_scored(config):
+    made = ["results/tables/topk_r2_results.csv", "results/figures/two_orders.png"]
+    assert Plan(config, ROOT).field_table() == made
+    assert {*legacy.LEGACY, *legacy.HONEST} == set(FIELD_METRICS)
+    assert legacy.K == FIELD_K
+    for key, needed in (("metrics", FIELD_METRICS), ("k", map(int, FIELD_K))):
+        for name in needed:
+            less = [value for value in config["evaluation"][key] if value != name]
+            assert not Plan({**config, "evaluation": config["evaluation"] | {key: less}}, ROOT).field_table()
 
 
 def test_deterministic_models_run_one_seed(config):
@@ -56,6 +69,49 @@ def test_models_that_need_features_are_left_out_where_there_are_none(config):
     reasons = {row["model"]: row["reason"] for row in Plan(config, ROOT).exclusions if row["split"] == "new_context"}
     assert reasons["linear"] == "linear needs perturbation features; simulated has none"
     assert "state" not in reasons
+
+
+@pytest.mark.parametrize("given", [{"columns": {"smiles": "smiles"}}, {"structures": "{data}/s.csv"}])
+def test_models_that_need_structures_are_left_out_where_there_are_none(config, given):
+    config["models"]["linear"]["needs"] = ["structures"]
+    reasons = {row["model"]: row["reason"] for row in Plan(config, ROOT).exclusions if row["split"] == "new_context"}
+    assert reasons["linear"] == "linear needs structures (SMILES); simulated has none"
+    config["datasets"]["simulated"] |= given
+    assert "linear" not in {row["model"] for row in Plan(config, ROOT).exclusions}
+
+
+def test_a_job_is_told_what_its_model_needs_to_know_of_perturbations(config):
+    config["models"]["linear"]["needs"] = ["features", "pairs", "structures"]
+    config["datasets"]["simulated"]["structures"] = "s.csv"
+    plan = Plan(config, ROOT)
+    told = json.loads(plan.settings(wildcards(model="linear", variant="default")))
+    wanted = {"params": {"features": "programs"}, "needs": ["features", "structures"]}
+    assert told == {"class": "trueshift.models.linear.Linear", **wanted}
+    assert "needs" not in json.loads(plan.settings(wildcards()))
+
+
+def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_words(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("s.csv", "f.csv", "kpgt.pickle", "morgan", "descriptors", "simulated"):
+        (tmp_path / name).touch()
+    config["data_folder"] = str(tmp_path)
+    config["datasets"]["simulated"] |= {
+        "structures": {"path": "{data}/s.csv"},
+        "features": {"a": "morgan", "b": "descriptors", "c": "simulated", "d": "f.csv"}
+        | {"kpgt": {"path": "{data}/kpgt.pickle", "key": "smiles"}},
+    }
+    plan = Plan(config, ROOT)
+    assert plan.source_files(wildcards()) == ["f.csv", f"{tmp_path}/kpgt.pickle", f"{tmp_path}/s.csv"]
+    told = json.loads(plan.stage("import")(wildcards()))
+    assert told["structures"] == {"path": "{data}/s.csv"} and told["features"]["kpgt"]["key"] == "smiles"
+    check_config(config, ROOT / "config/schemas")
+    config["datasets"]["simulated"]["features"]["kpgt"]["key"] = "smile"
+    with pytest.raises(WorkflowError, match=r"features\.kpgt\.key: unknown value 'smile'; did you mean 'smiles'"):
+        check_config(config, ROOT / "config/schemas")
+
+
+def test_every_dataset_is_gathered_once(config):
+    assert Plan(config, ROOT).all_of_datasets("features.csv") == ["results/simulated/features.csv"]
 
 
 def test_a_setting_reaches_only_the_stage_that_reads_it(config):

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 FOLD = "results/mini/new_context/one"
-TABLES = ("topk_r2", "topk_r2_wide", "undefined", "conditions", "exclusions", "cost", "leaks")
-TABLES += ("calibration", "leaderboard", "leaderboard_wide", "verdicts")
+TABLES = ("topk_r2", "topk_r2_wide", "undefined", "conditions", "exclusions", "cost", "leaks", "features")
+TABLES += ("calibration", "leaderboard", "leaderboard_wide", "verdicts", "topk_r2_results", "topk_r2_honest")
 TIDY = (
     "dataset split fold context model variant seed metric k value low high ci_method"
     " n_conditions n_undefined n_no_effect n_constant floor ceiling"
@@ -23,7 +23,7 @@ def scores(project, chain):
 def test_everything_is_there_and_nothing_is_left_to_do(finished):
     for table in TABLES:
         assert len(pd.read_csv(finished.folder / f"results/tables/{table}.csv")) or table == "undefined"
-    for figure in ("topk_r2", "leaderboard", "agreement", "conditions", "cost", "qc/mini"):
+    for figure in ("topk_r2", "leaderboard", "agreement", "conditions", "cost", "two_orders", "qc/mini"):
         content = (finished.folder / f"results/figures/{figure}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
     assert "Nothing to be done" in finished.snakemake("-n").stdout
@@ -107,6 +107,32 @@ def test_effects_are_drawn_for_any_prediction(finished):
     assert finished.planned(target, "--cores", "2") == {"scatter": 1, "total": 1}
     finished.snakemake(target, "--cores", "2")
     assert (finished.folder / target).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_fields_table_is_gathered_from_the_scores_and_dated_by_them(finished):
+    table = pd.read_csv(finished.folder / "results/tables/topk_r2_results.csv")
+    row = table.query("split == 'new_context' and model == 'state' and seed == 1").squeeze()
+    chain = "new_context/one/state/tiny/seed1"
+    found = scores(finished, chain).query("metric == 'legacy_r2_topk' and k == '20'")
+    assert row["r2_top20"] == pytest.approx(np.average(found["value"], weights=found["n_cells"]))
+    written = (finished.folder / f"results/mini/{chain}/scores.parquet").stat().st_mtime
+    assert pd.Timestamp(row["timestamp"]).timestamp() == int(written)
+    assert table["r2_top80"].isna().all(), "there are 60 genes"
+    headline = pd.read_csv(finished.folder / "results/tables/topk_r2.csv", dtype=str)
+    headline = headline.query("metric == 'r2_topk' and k == '20' and fold == 'one' and seed == 'all'")
+    honest = pd.read_csv(finished.folder / "results/tables/topk_r2_honest.csv").query("split == 'new_context'")
+    both = honest.groupby("model")["r2_top20"].mean(), headline.set_index("model")["value"].astype(float)
+    pd.testing.assert_series_equal(*(side.sort_index() for side in both), check_names=False)
+
+
+def test_a_prediction_and_its_truth_are_exported_for_any_model(finished):
+    target = f"{FOLD}/state/tiny/seed0/prediction.npz"
+    assert finished.planned(target, "--cores", "2") == {"export": 1, "total": 1}
+    finished.snakemake(target, "--cores", "2")
+    truth = ad.read_h5ad(finished.folder / f"{FOLD}/truth.h5ad")
+    with np.load(finished.folder / target, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["treated_test"], truth[file["sample_ids"], file["gene_names"]].X.toarray())
+        assert set(file["sample_ids"]) == set(truth.obs_names[truth.obs["role"] == "test"])
 
 
 def test_each_exclusion_has_its_reason(finished):

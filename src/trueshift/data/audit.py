@@ -3,8 +3,8 @@
 An independent check of the split: it knows these files and what the split's type promises, not how roles were made.
 """
 
-import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -13,22 +13,26 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from trueshift import values
 from trueshift.contract import CONTROL, ContractError
-from trueshift.data.roles import sorted_components
+from trueshift.data.roles import sorted_components, sorted_doses
 from trueshift.data.splits import asks
 
 COLUMNS = ["unit", "n_train", "n_test", "n_both", "share_test_cells", "promised", "example", "verdict"]
 HELD_OUT, ALLOWED, SILENT = "held out", "allowed", "–"
 # What a split promises that training does not show, by what it asks; every other biological unit may be on both sides.
-# Whoever holds out one of the first three holds out the narrower units too. Doses are no way round a promise.
+# Whoever holds out one of the first three holds out the narrower units too. Doses are no way round a promise, but for
+# the split that holds out doses.
 NARROWER = ("perturbation in context", "condition")
 PROMISES: dict[str, tuple[str, ...]] = {
     "seen": (),
     "partial_context": NARROWER,
     "new_context": ("context", *NARROWER),
-    "new_perturbation": ("perturbation", "all components", *NARROWER),
-    "new_combination": ("perturbation", *NARROWER),
+    "new_perturbation": ("perturbation", "all components", "perturbation at dose", *NARROWER),
+    "new_combination": ("perturbation", "perturbation at dose", *NARROWER),
+    "new_dose": ("perturbation at dose", "condition"),
 }
+SCAFFOLDS = "unseen_scaffold"  # the type of split that holds them out too
 ALWAYS = ("cell", "control cell")
 # Columns that no type of split speaks of. A donor or plate on both sides is usual; the table says so all the same.
 OTHER_COLUMNS = ("batch", "dose", "modality", "control_id")
@@ -41,11 +45,13 @@ def audit(train: ad.AnnData, truth: ad.AnnData, split_entry: Mapping[str, Any]) 
     Training is every cell of ``train`` whatever its role, without controls unless the unit is about cells; the test is
     role test of ``truth``. Units: ``perturbation`` (``A+B`` is ``B+A``), ``component`` (a single gene or drug), ``all
     components`` (labels under test whose every component is trained on, alone or in combinations), ``context``,
-    ``perturbation in context``, ``condition`` (with the dose), ``batch`` (donor, plate), ``dose``, ``modality``,
-    ``control_id`` where there is one, ``scaffold`` (a column of obs, or of a table of perturbation features), ``cell``
-    (ids), ``control cell`` (ids of role control_reference, against all of ``train``), ``duplicate expression row`` and
-    ``duplicate control row`` (reference controls against training controls): rows of X equal to the last bit. Rows of
-    zeros say nothing and are counted apart, as cells.
+    ``perturbation at dose`` (in whatever context), ``perturbation in context``, ``condition`` (with the dose),
+    ``batch`` (donor, plate), ``dose``, ``modality``, ``control_id`` where there is one, ``scaffold`` (a column of obs,
+    of ``uns["structures"]`` of ``train``, or of a table of perturbation features; drugs without one are not counted;
+    where the split holds scaffolds out, combinations count only if none of theirs is new), ``cell`` (ids), ``control
+    cell`` (ids of role control_reference, against all of ``train``), ``duplicate expression row`` and ``duplicate
+    control row`` (reference controls against training controls): rows of X equal to the last bit. Rows of zeros say
+    nothing and are counted apart, as cells.
 
     ``n_train``, ``n_test`` and ``n_both`` count distinct values. ``share_test_cells`` is the share of test cells (of
     reference controls, in control units) whose value stands in training too. ``promised`` is ``held out``, ``allowed``
@@ -55,7 +61,8 @@ def audit(train: ad.AnnData, truth: ad.AnnData, split_entry: Mapping[str, Any]) 
     """
     if train.var_names.tolist() != truth.var_names.tolist():
         raise ContractError("leak audit: train and truth have other genes; delete them so that they are made again")
-    rows = _Rows((*PROMISES[asks(split_entry)], *ALWAYS))
+    by_scaffold = split_entry["type"] == SCAFFOLDS
+    rows = _Rows((*PROMISES[asks(split_entry)], *(["scaffold"] if by_scaffold else []), *ALWAYS))
     perturbed = (train.obs["perturbation"].astype(str) != CONTROL).to_numpy()
     role = truth.obs["role"].astype(str).to_numpy()
     tested, reference = role == "test", role == "control_reference"
@@ -68,17 +75,20 @@ def audit(train: ad.AnnData, truth: ad.AnnData, split_entry: Mapping[str, Any]) 
     covered = {label for label in test["label"].unique() if shown.issuperset(label.split("+"))}
     rows.add("all components", seen_parts, test["label"], covered)
     rows.add("context", seen["context"], test["context"])
+    rows.add("perturbation at dose", _joined(seen, "label", "amount"), _joined(test, "label", "amount"))
     rows.add("perturbation in context", _joined(seen, "context", "label"), _joined(test, "context", "label"))
     rows.add("condition", _joined(seen, "context", "label", "amount"), _joined(test, "context", "label", "amount"))
     for column in OTHER_COLUMNS:
         if column in seen and column in test:
             rows.add(column, seen[column], test[column])
-    rows.add("scaffold", *_scaffolds(train, seen, test, seen_parts, test_parts))
+    scaffolds = _scaffolds(train, seen, test, seen_parts, test_parts)
+    old = _of_old_scaffolds(scaffolds, seen_parts, test_parts) if by_scaffold else None
+    rows.add("scaffold", scaffolds[0], scaffolds[1], old)
 
     ids = [pd.Series(names.astype(str)) for names in (train.obs_names, truth.obs_names)]
     rows.add("cell", ids[0], ids[1][tested])
     rows.add("control cell", ids[0], ids[1][reference])
-    keys = [pd.Series(row_keys(part.X), index=names) for part, names in zip((train, truth), ids, strict=True)]
+    keys = [pd.Series(part, index=names) for part, names in zip(_keys(train, truth), ids, strict=True)]
     rows.add_duplicates("duplicate expression row", keys[0], keys[1][tested])
     rows.add_duplicates("duplicate control row", keys[0][~perturbed], keys[1][reference])
     empty = [int(part.isna().sum()) for part in (keys[0], keys[1][tested])]
@@ -112,8 +122,19 @@ def row_keys(matrix: Any) -> np.ndarray:
     """A digest (128 bits, as text) of every row of a matrix (N, G), shape (N,); None for rows of zeros.
 
     Two rows have one digest if and, but for chance of 2⁻¹²⁸, only if their float32 values are equal; how they are
-    stored (sparse or dense, order of indices, explicit zeros) does not matter. Nothing is made dense.
+    stored (sparse or dense, order of indices, explicit zeros) does not matter. Nothing sparse is made dense.
     """
+    keys = np.empty(matrix.shape[0], dtype=object)
+    for row, (indices, data) in enumerate(_sparse_rows(matrix) if sparse.issparse(matrix) else _dense_rows(matrix)):
+        if len(indices):
+            digest = blake2b(indices.data, digest_size=16)
+            digest.update(data.data)
+            keys[row] = digest.hexdigest()  # not bytes: pandas drops their zeros at the end
+    return keys
+
+
+def _sparse_rows(matrix: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The places and values of each row that are not 0."""
     rows = sparse.csr_matrix(matrix)
     if not rows.has_canonical_format or not rows.data.all():
         rows = rows.copy()
@@ -121,12 +142,44 @@ def row_keys(matrix: Any) -> np.ndarray:
         rows.eliminate_zeros()
     indices = rows.indices.astype(np.int32, copy=False)
     data = rows.data.astype(np.float32, copy=False)
-    keys = np.empty(rows.shape[0], dtype=object)
-    for row, (start, stop) in enumerate(zip(rows.indptr[:-1], rows.indptr[1:], strict=True)):
-        if stop > start:
-            digest = blake2b(indices[start:stop], digest_size=16)
-            digest.update(data[start:stop])
-            keys[row] = digest.hexdigest()  # not bytes: pandas drops their zeros at the end
+    for start, stop in zip(rows.indptr[:-1], rows.indptr[1:], strict=True):
+        yield indices[start:stop], data[start:stop]
+
+
+def _dense_rows(matrix: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for row in np.asarray(matrix, dtype=np.float32):
+        places = np.flatnonzero(row).astype(np.int32)
+        yield places, row[places]
+
+
+def _keys(*parts: ad.AnnData) -> list[np.ndarray]:
+    """The keys of the rows of each part, as far as they tell which are equal.
+
+    Of whole rows that are in one file (:mod:`trueshift.values`) the CRC-32 are known, and rows of equal values have
+    equal ones: only rows that share theirs with another row of the parts, or with a row of zeros, are read.
+    """
+    if not all(values.are_apart(part) for part in parts):
+        return [row_keys(values.matrix_of(part)) for part in parts]
+    files, rows, _, crc32 = zip(*(values.file_rows(part) for part in parts), strict=True)
+    if len(set(files)) > 1 or not all(values.has_all_columns(part) for part in parts):
+        return [_keys_of(part, np.arange(part.n_obs)) for part in parts]
+    everywhere = np.unique(np.concatenate(rows))
+    own = crc32[0]
+    shared, n = np.unique(own[everywhere], return_counts=True)
+    suspects = np.append(shared[n > 1], np.uint32(zlib.crc32(bytes(4 * parts[0].n_vars))))
+    found = []
+    for part, of_file in zip(parts, rows, strict=True):
+        keys = np.array([f"row {row}" for row in of_file], dtype=object)
+        some = np.flatnonzero(np.isin(own[of_file], suspects))
+        keys[some] = _keys_of(part, some)
+        found.append(keys)
+    return found
+
+
+def _keys_of(part: ad.AnnData, rows: np.ndarray) -> np.ndarray:
+    keys = np.empty(len(rows), dtype=object)
+    for places, matrix in values.blocks(part, rows):
+        keys[places] = row_keys(matrix)
     return keys
 
 
@@ -193,17 +246,9 @@ def _units(obs: pd.DataFrame) -> pd.DataFrame:
     pairs = table[["perturbation", "dose"]].drop_duplicates()
     pairs = pairs.assign(
         label=["+".join(sorted_components(label)) for label in pairs["perturbation"]],
-        amount=[_amount(label, dose) for label, dose in pairs.itertuples(index=False)],
+        amount=[sorted_doses(label, dose) for label, dose in pairs.itertuples(index=False)],
     )
     return table.merge(pairs, on=["perturbation", "dose"], how="left")
-
-
-def _amount(label: str, dose: str) -> str:
-    """The doses in the order of the sorted components."""
-    parts, amounts = label.split("+"), re.split(r"(?<![eE])\+", dose)  # not the + of 1e+06
-    if len(parts) != len(amounts):
-        return dose
-    return "+".join(amount for _, amount in sorted(zip(parts, amounts, strict=True)))
 
 
 def _parts(labels: pd.Series) -> pd.Series:
@@ -217,11 +262,25 @@ def _joined(table: pd.DataFrame, first: str, *others: str) -> pd.Series:
 def _scaffolds(
     train: ad.AnnData, seen: pd.DataFrame, test: pd.DataFrame, seen_parts: pd.Series, test_parts: pd.Series
 ) -> tuple[pd.Series, pd.Series] | tuple[None, None]:
-    """The scaffolds of drugs on both sides, from obs or the perturbation features; None where nothing tells them."""
+    """The scaffolds of drugs on both sides, from obs or a table of drugs; None where nothing tells them."""
     if "scaffold" in seen and "scaffold" in test:
         return seen["scaffold"], test["scaffold"]
-    for features in train.uns.get("perturbation_features", {}).values():
-        if "scaffold" in features:
-            known = features["scaffold"].dropna().astype(str)
+    tables = [train.uns.get("structures"), *train.uns.get("perturbation_features", {}).values()]
+    for table in tables:
+        if table is not None and "scaffold" in table:
+            known = table["scaffold"].dropna().astype(str)
+            known = known[known != ""]  # a molecule without rings has none
             return seen_parts.map(known), test_parts.map(known)
     return None, None
+
+
+def _of_old_scaffolds(
+    scaffolds: tuple[pd.Series, pd.Series] | tuple[None, None], seen_parts: pd.Series, test_parts: pd.Series
+) -> set[str] | None:
+    """The scaffolds of cells under test of which every component's scaffold (without one, itself) is trained on."""
+    seen, test = scaffolds
+    if seen is None or test is None or len(seen) != len(seen_parts) or len(test) != len(test_parts):
+        return None  # not by component
+    shown = set(seen.fillna(seen_parts))
+    old = test.fillna(test_parts).isin(shown).groupby(level=0).transform("all")
+    return set(test[old].dropna())

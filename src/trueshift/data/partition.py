@@ -9,7 +9,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import CANONICAL_OBS, ContractError, check_intact, metadata
+from trueshift import values
+from trueshift.contract import CANONICAL_OBS, ContractError, check_intact, dense, metadata
 from trueshift.data.options import options
 from trueshift.data.preprocess import as_csr, covariates, regress_and_scale
 from trueshift.data.roles import among, conditions_asked, fitting_cells, roles_of
@@ -23,13 +24,13 @@ KEPT_VAR = ("gene_id",)
 def partition(
     adata: ad.AnnData, split: pd.DataFrame, genes: pd.DataFrame, settings: Mapping[str, Any]
 ) -> tuple[ad.AnnData, ad.AnnData, ad.AnnData]:
-    """Returns (train, query, truth), float32 CSR over the selected genes, with obs["role"].
+    """Returns (train, query, truth), float32 over the selected genes, CSR or of profiles dense, with obs["role"].
 
     ``train`` has roles train, val and control_input, ``query`` the input controls of the contexts asked and
     ``uns["conditions"]`` (:func:`trueshift.data.roles.conditions_asked`), ``truth`` roles test, control_reference and
     control_input with the same table. Train and query carry ``layers["counts"]`` where there is one, and
-    ``uns["perturbation_features"]``; nothing else of ``uns``, ``obs`` or ``var`` passes but canonical columns, because
-    a column computed on all cells would carry the truth along.
+    ``uns["perturbation_features"]`` and ``uns["structures"]``; nothing else of ``uns``, ``obs`` or ``var`` passes but
+    canonical columns, because a column computed on all cells would carry the truth along.
 
     ``settings``: ``split`` (the split's entry, checked again here), ``regress_out`` (covariates) and ``scale`` (null
     or max_value), both fitted on training cells and applied to all.
@@ -37,16 +38,20 @@ def partition(
     chosen = options(settings, DEFAULTS, "partition")
     if chosen["split"] is None:
         raise ContractError("partition: settings need split: the entry of the split, whose promises are checked again")
-    check_split(split, adata.obs, chosen["split"])
+    check_split(split, adata.obs, chosen["split"], adata.uns.get("structures"))
     roles = roles_of(split, adata.obs)
     kept = _selected(genes, adata.var_names)
 
     whole = bool(kept.all())
-    matrix = adata.X if whole else adata.X[:, kept]
+    corrected = bool(chosen["regress_out"]) or chosen["scale"] is not None
+    apart = values.are_apart(adata) and not corrected
+    matrix: Any = None if apart else values.matrix_of(adata)
+    if matrix is not None and not whole:
+        matrix = matrix[:, kept]
     counts = adata.layers.get("counts")
     if counts is not None and not whole:
         counts = counts[:, kept]
-    if chosen["regress_out"] or chosen["scale"] is not None:
+    if corrected:
         fit = fitting_cells(roles, adata.obs)
         design = covariates(adata, chosen["regress_out"], fit) if chosen["regress_out"] else None
         matrix = regress_and_scale(matrix, design, fit, chosen["scale"])
@@ -59,9 +64,12 @@ def partition(
         rows = np.flatnonzero(among(roles, wanted))
         layers = {"counts": as_csr(counts[rows])} if with_counts and counts is not None else None
         uns = {"trueshift": copy.deepcopy(dict(metadata(adata)))}
-        return ad.AnnData(
-            as_csr(matrix[rows]), obs=_obs(adata.obs, roles, rows), var=var.copy(), uns=uns, layers=layers
-        )
+        obs = _obs(adata.obs, roles, rows)
+        if apart:
+            return values.part(adata, rows, np.flatnonzero(kept), obs, var.copy(), uns)
+        dense_kind = metadata(adata)["kind"] in values.DENSE
+        expression = dense(matrix[rows]) if dense_kind else as_csr(matrix[rows])
+        return ad.AnnData(expression, obs=obs, var=var.copy(), uns=uns, layers=layers)
 
     train = cut(("train", "val", "control_input"), with_counts=True)
     query = cut(("control_input",), with_counts=True)
@@ -69,6 +77,8 @@ def partition(
     for part in (train, query):
         if "perturbation_features" in adata.uns:
             part.uns["perturbation_features"] = copy.deepcopy(dict(adata.uns["perturbation_features"]))
+        if "structures" in adata.uns:
+            part.uns["structures"] = adata.uns["structures"].copy()
     for part in (query, truth):
         part.uns["conditions"] = conditions.copy()
     metadata(truth)["cluster"] = held_out_unit(chosen["split"])

@@ -7,13 +7,14 @@ its import takes longer than most of these stages. Gene selection and everything
 import copy
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from trueshift import values
 from trueshift.contract import (
     CONDITION,
     ContractError,
@@ -34,7 +35,10 @@ QC_DEFAULTS: dict[str, Any] = {
     "confirm_loss": False,
     "max_loss": 0.3,
 }
+# A value of 0 means "not found" in counts; of an array it is one intensity among others.
+QC_DEFAULTS_OF_PROFILES = {**QC_DEFAULTS, "min_genes": 0, "min_cells": 0}
 NORMALIZE_DEFAULTS: dict[str, Any] = {"target_sum": 10_000, "size_factor": False}
+FEW = 32  # dense rows that become float64 together: they stay in the cache
 GENES_DEFAULTS: dict[str, Any] = {"n_top": 2000, "flavor": "seurat_v3", "batch_aware": False}
 FLAVORS = ("seurat_v3", "seurat", "all")
 # Regressing out what the test asks for would remove the effect itself.
@@ -58,43 +62,74 @@ def with_matrix(adata: ad.AnnData, matrix: Any, layers: Mapping[str, Any] | None
 # --- quality control ----------------------------------------------------------------------------------
 
 
-def cell_statistics(adata: ad.AnnData, mito_prefix: str) -> pd.DataFrame:
-    """Per cell: ``total`` (sum of X), ``genes`` (values that are not 0), ``mito`` (share of mitochondrial genes).
+class Found(NamedTuple):
+    """What quality control looks at: ``cells`` (:func:`found_in`), and for each gene the cells it is found in, (G,)."""
 
-    ``mito`` is NaN where no gene name begins with ``mito_prefix``, and in cells without any count.
+    cells: pd.DataFrame
+    genes: np.ndarray
+
+
+def found_in(adata: ad.AnnData, mito_prefix: str, rows: np.ndarray | None = None) -> Found:
+    """Counts values of all cells, or of some, in one pass.
+
+    Per cell: ``total`` (sum of X), ``genes`` (values that are not 0), ``mito`` (share of mitochondrial genes), NaN
+    where no gene name begins with ``mito_prefix``, and in cells without any count.
     """
-    matrix = sparse.csr_matrix(adata.X)
-    total = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-    genes = np.asarray((matrix != 0).sum(axis=1)).ravel()
+    names = adata.obs_names if rows is None else adata.obs_names[rows]
     is_mito = np.asarray(adata.var_names.str.startswith(mito_prefix), dtype=bool)
-    mito = np.full(adata.n_obs, np.nan)
-    if is_mito.any():
-        part = np.asarray(matrix[:, is_mito].sum(axis=1, dtype=np.float64)).ravel()
-        mito[total > 0] = part[total > 0] / total[total > 0]
-    return pd.DataFrame({"total": total, "genes": genes, "mito": mito}, index=adata.obs_names)
+    total, mito = np.empty(len(names)), np.full(len(names), np.nan)
+    genes, in_cells = np.empty(len(names), dtype=np.int64), np.zeros(adata.n_vars, dtype=np.int64)
+    for places, matrix in values.blocks(adata, rows):
+        if sparse.issparse(matrix):
+            matrix = matrix.tocsr()
+            found = matrix != 0
+            total[places] = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+            genes[places] = np.asarray(found.sum(axis=1)).ravel()
+            in_cells += np.asarray(found.sum(axis=0)).ravel()
+        else:
+            zeros = np.flatnonzero(matrix == 0)  # of an array there are few
+            total[places] = matrix.sum(axis=1, dtype=np.float64)
+            genes[places] = adata.n_vars - np.bincount(zeros // adata.n_vars, minlength=len(places))
+            in_cells += len(places) - np.bincount(zeros % adata.n_vars, minlength=adata.n_vars)
+        if is_mito.any():
+            part = np.asarray(matrix[:, is_mito].sum(axis=1, dtype=np.float64)).ravel()
+            counted = total[places] > 0
+            mito[places[counted]] = part[counted] / total[places[counted]]
+    return Found(pd.DataFrame({"total": total, "genes": genes, "mito": mito}, index=names), in_cells)
 
 
-def quality_control(adata: ad.AnnData, settings: Mapping[str, Any] | None) -> tuple[ad.AnnData, dict[str, Any]]:
+def qc_settings(adata: ad.AnnData, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of quality control, with the defaults of the kind of data for those not given."""
+    cells = metadata(adata)["kind"] in ("counts", "lognorm")
+    return options(settings, QC_DEFAULTS if cells else QC_DEFAULTS_OF_PROFILES, "qc")
+
+
+def quality_control(
+    adata: ad.AnnData, settings: Mapping[str, Any] | None, found: Found | None = None
+) -> tuple[ad.AnnData, dict[str, Any]]:
     """Removes cells with few genes (or a high mitochondrial share), then genes found in few of the cells left.
 
-    A gene is found in a cell where its value is not 0. ``max_mito`` is a share (0.2 is 20%) and needs counts; for the
+    A gene is found in a cell where its value is not 0; of profiles and signatures no cell or gene goes unless settings
+    say so. ``max_mito`` is a share (0.2 is 20%) and needs counts; for the
     other kinds it is skipped and the report's ``notes`` say so. Returns the data kept and the report (JSON types):
     cells and genes before, after and removed by reason; cells and controls per context; cells per condition;
-    conditions that vanished.
+    conditions that vanished. ``found`` is what :func:`found_in` counts, where that is at hand.
 
     Raises :class:`ContractError` where more than ``max_loss`` of the cells or genes would go (unless
     ``confirm_loss``), where a context loses all its controls, and where nothing is left.
     """
-    chosen = options(settings, QC_DEFAULTS, "qc")
+    kind = metadata(adata)["kind"]
+    chosen = qc_settings(adata, settings)
     in_range(chosen["max_loss"], 0, 1, "qc: max_loss")
     name = metadata(adata).get("dataset", "data")
     notes: list[str] = []
-    stats = cell_statistics(adata, chosen["mito_prefix"])
+    stats, in_cells = found or found_in(adata, chosen["mito_prefix"])
     few_genes = stats["genes"].to_numpy() < chosen["min_genes"]
-    high_mito = _high_mito(stats, metadata(adata)["kind"], chosen, notes) & ~few_genes
+    high_mito = _high_mito(stats, kind, chosen, notes) & ~few_genes
     keep_cells = ~(few_genes | high_mito)
-    found_in = np.asarray((sparse.csr_matrix(adata.X)[keep_cells] != 0).sum(axis=0)).ravel()
-    keep_genes = found_in >= chosen["min_cells"]
+    if not keep_cells.all():
+        in_cells = in_cells - found_in(adata, chosen["mito_prefix"], np.flatnonzero(~keep_cells)).genes
+    keep_genes = in_cells >= chosen["min_cells"]
 
     removed_cells = {"min_genes": int(few_genes.sum()), "max_mito": int(high_mito.sum())}
     removed_genes = {"min_cells": int((~keep_genes).sum())}
@@ -119,7 +154,7 @@ def quality_control(adata: ad.AnnData, settings: Mapping[str, Any] | None) -> tu
         notes.append(f"{len(vanished)} conditions lost all their cells")
     report = {
         "dataset": name,
-        "kind": metadata(adata)["kind"],
+        "kind": kind,
         "settings": chosen,
         "cells": {"before": adata.n_obs, "after": int(keep_cells.sum()), "removed": removed_cells},
         "genes": {"before": adata.n_vars, "after": int(keep_genes.sum()), "removed": removed_genes},
@@ -185,7 +220,7 @@ def _conditions_before_after(obs: pd.DataFrame, keep: np.ndarray) -> pd.DataFram
 
 
 def normalize(adata: ad.AnnData, settings: Mapping[str, Any] | None) -> ad.AnnData:
-    """log1p of counts scaled to ``target_sum`` per cell, float32 CSR; the counts stay in ``layers["counts"]``.
+    """log1p of counts scaled to ``target_sum`` per cell, float32; the counts stay in ``layers["counts"]``, both CSR.
 
     ``target_sum`` is a number, or ``"median"`` for the median of the cells' totals. The total is the cell's row sum,
     or with ``size_factor: true`` the column obs["size_factor"] (totals of the full transcriptome, for data that hold
@@ -196,19 +231,22 @@ def normalize(adata: ad.AnnData, settings: Mapping[str, Any] | None) -> ad.AnnDa
     """
     chosen = options(settings, NORMALIZE_DEFAULTS, "normalize")
     kind = metadata(adata)["kind"]
-    matrix = as_csr(adata.X)
     if kind != "counts":
-        result = with_matrix(adata, matrix)
+        if values.are_apart(adata):
+            result = adata.copy()
+        else:
+            result = with_matrix(adata, dense(adata.X) if kind in values.DENSE else as_csr(adata.X))
         metadata(result)["normalization"] = f"passed through: kind {kind} is already normalised"
         return result
+    matrix = as_csr(adata.X)
     totals, source = _totals(adata, matrix, chosen["size_factor"])
     target = chosen["target_sum"]
     if target != "median":
         target = in_range(target, 1, 1e9, 'normalize: target_sum (or "median")')
     scale = float(np.median(totals) if target == "median" else target)
-    values = matrix.copy()
-    values.data = np.log1p(values.data * np.repeat(scale / totals, np.diff(values.indptr))).astype(np.float32)
-    result = with_matrix(adata, values, {"counts": matrix})
+    logs = matrix.copy()
+    logs.data = np.log1p(logs.data * np.repeat(scale / totals, np.diff(logs.indptr))).astype(np.float32)
+    result = with_matrix(adata, logs, {"counts": matrix})
     median = " (the median)" if target == "median" else ""
     metadata(result)["normalization"] = f"log1p of counts scaled to {scale:g}{median} per cell by {source}"
     return result
@@ -254,8 +292,7 @@ def select_genes(adata: ad.AnnData, split: pd.DataFrame, settings: Mapping[str, 
     if not len(fit):
         raise ContractError("genes: the split has no training cells to select genes on")
     preselected = bool(metadata(adata).get("preselected_genes", False))
-    matrix = sparse.csr_matrix(adata.X[fit])
-    mean, variance = _moments(matrix)
+    mean, variance = _moments_of(adata, fit)
     table = pd.DataFrame({"gene": adata.var_names.astype(str), "mean": mean, "score": variance})
 
     if chosen["flavor"] == "all" or n_top >= adata.n_vars:
@@ -266,15 +303,15 @@ def select_genes(adata: ad.AnnData, split: pd.DataFrame, settings: Mapping[str, 
     flavor, said = chosen["flavor"], chosen["flavor"]
     if flavor == "seurat_v3" and "counts" not in adata.layers:
         flavor, said = "seurat", "seurat on log data: there are no counts for seurat_v3"
-    values = as_csr(adata.layers["counts"][fit] if flavor == "seurat_v3" else matrix)
-    varies = _moments(values)[1] > 0
+    matrix = as_csr(adata.layers["counts"][fit] if flavor == "seurat_v3" else values.matrix_of(adata, fit))
+    varies = _moments(matrix)[1] > 0
     if not varies.any():
         raise ContractError(
             f"genes: no gene varies among the {len(fit)} training cells (flavor {flavor}), so none can be selected; "
             "check the normalisation, or set flavor: all"
         )
     batches = adata.obs["batch"].astype(str).to_numpy()[fit] if chosen["batch_aware"] else None
-    score, highest = _scanpy_scores(values, adata.var_names, flavor, n_top, batches)
+    score, highest = _scanpy_scores(matrix, adata.var_names, flavor, n_top, batches)
     highest &= varies
     if not highest.any():
         raise ContractError(f"genes: flavor {flavor} selects no gene; set flavor: seurat, or flavor: all")
@@ -287,6 +324,20 @@ def select_genes(adata: ad.AnnData, split: pd.DataFrame, settings: Mapping[str, 
     table["reason"] = np.where(highest, "hvg", np.where(is_target, "target", ""))
     table["flavor"] = said + (", among genes that the source preselected" if preselected else "")
     return table
+
+
+def _moments_of(adata: ad.AnnData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (n in the denominator) of every gene over some cells, float64; dense values in one pass."""
+    if sparse.issparse(adata.X):
+        return _moments(adata.X[rows].tocsr())
+    sums, squares = np.zeros((2, adata.n_vars))
+    for _, matrix in values.blocks(adata, rows):
+        for start in range(0, len(matrix), FEW):
+            some = matrix[start : start + FEW].astype(np.float64)
+            sums += some.sum(axis=0)
+            squares += np.square(some, out=some).sum(axis=0)
+    mean = sums / len(rows)
+    return mean, np.maximum(squares / len(rows) - mean**2, 0)
 
 
 def _moments(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:

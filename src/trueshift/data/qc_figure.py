@@ -3,30 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import sparse
 
 from trueshift.contract import atomic
-from trueshift.data.preprocess import cell_statistics
+from trueshift.data.preprocess import Found
 
 KEPT, GONE, CONTROLS = "#2b6ca3", "#c8553d", "#9a9a9a"
 MOST_CONTEXTS = 25
 
 
-def qc_figure(before: ad.AnnData, report: dict[str, Any], path: str | Path) -> None:
-    """Draws the page for the data ``before`` quality control and its ``report``, as a PNG at ``path``.
+def qc_figure(found: Found, report: dict[str, Any], path: str | Path) -> None:
+    """Draws the page for what was ``found`` before quality control and its ``report``, as a PNG at ``path``.
 
     Panels: total and genes per cell, cells per gene, mitochondrial share where there is one, each with its threshold;
     cells kept and removed per context; cells per condition; and in words what was removed and why.
     """
     chosen = report["settings"]
-    stats = cell_statistics(before, chosen["mito_prefix"])
-    cells_per_gene = np.asarray((sparse.csr_matrix(before.X) != 0).sum(axis=0)).ravel()
+    stats, cells_per_gene = found
     with_mito = report["kind"] == "counts" and bool(stats["mito"].notna().any())
     figure = Figure(figsize=(17 if with_mito else 14, 8.5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,5 +1,6 @@
 """The table of roles: reading it, matching it to cells, and what it asks for, in numbers."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,22 +17,41 @@ def sorted_components(label: str) -> tuple[str, ...]:
     return tuple(sorted(components(label)))
 
 
+def sorted_doses(label: str, dose: str) -> str:
+    """The doses of a label's components in the order of its sorted components: ``B+A`` at ``2+1`` is at ``1+2``."""
+    parts, amounts = label.split("+"), component_doses(dose)
+    if len(parts) != len(amounts):
+        return dose
+    return "+".join(amount for _, amount in sorted(zip(parts, amounts, strict=True)))
+
+
+def component_doses(dose: str) -> list[str]:
+    """The dose of each component: ``"1+1e+06"`` gives ``["1", "1e+06"]``."""
+    return re.split(r"(?<![eE])\+", dose)
+
+
 def among(values: np.ndarray, wanted: Iterable[str]) -> np.ndarray:
     """The mask of text values that are among those wanted; by hash, where NumPy compares all with all."""
     return np.asarray(pd.Series(values, dtype=object).isin(set(wanted)))
 
 
 class Cells:
-    """The canonical columns as plain text arrays, and draws that do not depend on the order of the rows."""
+    """The canonical columns as plain text arrays, and draws that do not depend on the order of the rows.
 
-    def __init__(self, obs: pd.DataFrame) -> None:
+    ``structures`` is the table of that name in ``uns``, for a split by structure.
+    """
+
+    def __init__(self, obs: pd.DataFrame, structures: pd.DataFrame | None = None) -> None:
+        self.structures = structures
         self.names = obs.index.astype(str).to_numpy()
         self.control = obs["is_control"].to_numpy(dtype=bool)
         self.perturbed = ~self.control
         self.context = obs["context"].astype(str).to_numpy()
         self.batch = obs["batch"].astype(str).to_numpy()
         self.label = obs["perturbation"].astype(str).to_numpy()
+        self.dose = obs["dose"].astype(str).to_numpy()
         self.condition = condition_codes(obs)[1]
+        self.control_id = obs["control_id"].astype(str).to_numpy() if "control_id" in obs else None
         self.labels = sorted(set(self.label[self.perturbed]))
 
     def random(self, rows: np.ndarray, *seed: int) -> np.ndarray:
@@ -39,6 +59,17 @@ class Cells:
         draws = np.empty(len(rows))
         draws[np.argsort(self.names[rows], kind="stable")] = np.random.default_rng(list(seed)).random(len(rows))
         return draws
+
+    def doses(self) -> pd.DataFrame:
+        """What every cell was given, and how much: perturbation and dose, shape (N, 2), components sorted."""
+        pairs = pd.DataFrame({"label": self.label, "dose": self.dose})
+        rows = pairs.drop_duplicates()
+        rows = rows.assign(
+            perturbation=["+".join(sorted(label.split("+"))) for label in rows["label"]],
+            amount=[sorted_doses(label, dose) for label, dose in rows.itertuples(index=False)],
+        )
+        table = pairs.merge(rows, on=["label", "dose"], how="left")[["perturbation", "amount"]]
+        return table.rename(columns={"amount": "dose"})
 
     def with_label(self, wanted: set[str]) -> np.ndarray:
         """The mask of perturbed cells whose label is among those wanted."""
@@ -53,6 +84,12 @@ def read_obs(path: str | Path) -> pd.DataFrame:
             return ad.io.read_elem(file["obs"])
     except (OSError, KeyError) as error:
         raise ContractError(f"{path}: cannot be read as h5ad ({error}); delete it so that it is made again") from error
+
+
+def read_structures(path: str | Path) -> pd.DataFrame | None:
+    """``uns["structures"]`` of an h5ad, a row for each drug; None where there is none. The file was read before."""
+    with h5py.File(path, "r") as file:
+        return ad.io.read_elem(file["uns/structures"]) if "uns/structures" in file else None
 
 
 def read_split(path: str | Path) -> pd.DataFrame:
@@ -94,8 +131,9 @@ def fitting_cells(roles: np.ndarray, obs: pd.DataFrame) -> np.ndarray:
 def conditions_asked(obs: pd.DataFrame, roles: np.ndarray) -> pd.DataFrame:
     """The conditions under test: context, perturbation, dose, modality, n_cells (test cells), n_seen; sorted.
 
-    ``n_seen`` counts the components that training (or validation) cells of any context carry alone; all of them if
-    the very combination was trained on.
+    Of paired profiles also ``control_id`` and ``context_seen``, see :func:`trueshift.contract.asked`. ``n_seen`` counts
+    the components that training (or validation) cells of any context carry alone; all of them if the very combination
+    was trained on.
     """
     test = obs[roles == "test"]
     table, codes = condition_codes(test)
@@ -107,6 +145,11 @@ def conditions_asked(obs: pd.DataFrame, roles: np.ndarray) -> pd.DataFrame:
     seen = {sorted_components(label) for label in labels}
     parts = [sorted_components(label) for label in table["perturbation"]]
     table["n_seen"] = [len(part) if part in seen else sum((single,) in seen for single in part) for part in parts]
+    if "control_id" in obs:
+        ids = test["control_id"].astype(str).groupby(codes)
+        table["control_id"] = ["\t".join(sorted(names.unique())) for _, names in ids]
+        context = obs["context"].astype(str)
+        table["context_seen"] = table["context"].isin(set(context[among(roles, ("train", "val")) & perturbed]))
     return table
 
 

@@ -100,13 +100,13 @@ def halve(test: TestCells, truth: Truth, in_a: np.ndarray, conditions: np.ndarra
     n, n_conditions, n_genes = len(in_a), len(conditions), len(truth.genes)
     sides = [_Side((n, n_conditions, n_genes)) for _ in range(2)]
     cross = np.full((n, 2, n_conditions), np.nan, dtype=np.float32)
-    contexts = truth.conditions["context"].astype(str).to_numpy()[conditions]
-    for context in np.unique(contexts):
-        members = np.flatnonzero(contexts == context)
-        testable = truth.controls_suffice[conditions[members]].all()
+    place = {int(i): c for c, i in enumerate(conditions)}
+    for group in test.same_controls():
+        members = np.array([place[int(i)] for i in group if int(i) in place], dtype=int)
+        testable = truth.controls_suffice[group].all() and test.testable(group[0])
         controls: list[SortedCells | None] = [None, None]
-        if testable:
-            controls = [SortedCells.of(test.dense(test.controls(str(context), half))) for half in HALVES]
+        if testable and len(members):
+            controls = [SortedCells.of(test.dense(test.controls(group[0], half))) for half in HALVES]
         for c in members:
             rows = test.of(conditions[c])
             cells = test.dense(rows)

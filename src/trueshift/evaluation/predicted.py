@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
-from trueshift.contract import ContractError, dense, metadata
+from trueshift.contract import CONDITION, ContractError, dense, metadata, unanswered
 from trueshift.evaluation import cells as distances
 from trueshift.evaluation.cells import Centred
 from trueshift.evaluation.metrics.pair import CellTerms, Tests
@@ -33,6 +34,8 @@ class Predicted:
     """For every row of ``truth.h5ad``, mean distance to and mean kernel with the predicted cells: (2, N)."""
     within: np.ndarray | None = None
     """Mean distance and mean kernel between predicted cells of a condition: (2, C)."""
+    left_out: np.ndarray | None = None
+    """Why a condition is left unanswered, empty text where it is not: (C,); its mean is 0."""
 
     def take(self, rows: np.ndarray) -> "Predicted":
         """The conditions at positions ``rows``."""
@@ -43,6 +46,7 @@ class Predicted:
             copies=_rows(self.copies, rows),
             to_truth=self.to_truth,
             within=None if self.within is None else self.within[:, rows],
+            left_out=None if self.left_out is None else self.left_out[rows],
         )
 
     def terms(self, truth: Truth, members: Sequence[np.ndarray]) -> tuple[CellTerms | None, CellTerms | None]:
@@ -59,26 +63,33 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
     """Prepares a prediction: profiles, cells, or profiles that stand for cells (``uns["trueshift"]["cells"]``).
 
     Predicted cells are tested against the input controls of their context, as truth cells are against the reference
-    controls. A profile has no cells, with one exception: no_change says that its cells *are* the input controls.
+    controls. A profile has no cells, with one exception: no_change says that its cells *are* the input controls. Where
+    the data are profiles, predictions made from several controls are no sample either: their mean counts.
     ``needs`` are those of the metrics wanted: without "cells" and "copies" only the means are made. Conditions are
     matched by name; genes must be those of the truth, in its order, else a :class:`ContractError`.
     """
     if prediction.var_names.tolist() != truth.genes.tolist():
         raise ContractError("prediction: its genes are not those of the truth, in the same order; predict again")
     n = len(truth.conditions)
-    codes = condition_rows(prediction.obs, truth.conditions, "prediction")
+    codes = condition_rows(prediction.obs, truth.conditions, "prediction", unanswered(prediction))
     about = metadata(prediction)
     kind = OWN if about["output"] == "cells" else str(about.get("cells", COPIES))
-    if not {"cells", "copies"} & set(needs) or (kind == COPIES and "copies" not in needs):
-        return Predicted(pseudobulks(prediction.X, codes, n))
+    left_out = np.full(n, "", dtype=object)
+    for row, reason in zip(*_left_out(prediction, truth), strict=True):
+        left_out[row] = reason
+    without = test.kind == "profile" or not {"cells", "copies"} & set(needs)
+    if without or (kind == COPIES and "copies" not in needs):
+        means = pseudobulks(prediction.X, codes, n)
+        return Predicted(np.where(left_out[:, None] == "", means, 0), left_out=left_out)
 
     made = _Made(test, truth)
     blocks = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n))[:-1])
-    contexts = truth.conditions["context"].astype(str).to_numpy()
     n_cells = truth.conditions["n_cells"].to_numpy()
-    for context in np.unique(contexts):
-        members = np.flatnonzero(contexts == context)
-        controls = test.dense(test.controls(context, "control_input"))
+    for group in test.same_controls():
+        members = group[left_out[group] == ""]
+        if not len(members):
+            continue
+        controls = test.dense(test.controls(group[0], "control_input"))
         ordered = SortedCells.of(controls) if len(controls) else None
         for batch in [members] if kind == INPUT_CONTROLS else test.batches(members):
             cells = [dense(take_rows(prediction.X, blocks[i])) for i in batch]
@@ -91,10 +102,18 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
             else:
                 made.tested(batch, cells, ordered)
                 made.compared(batch, cells)
+    made.mean[left_out != ""] = 0
     tests = Tests(made.z, made.p_adjusted)
     if kind == COPIES:
-        return Predicted(made.mean, copies=tests)
-    return Predicted(made.mean, made.variance, tests, tests, made.to_truth, made.within)
+        return Predicted(made.mean, copies=tests, left_out=left_out)
+    return Predicted(made.mean, made.variance, tests, tests, made.to_truth, made.within, left_out)
+
+
+def _left_out(prediction: ad.AnnData, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the conditions that a prediction leaves unanswered, and its reasons."""
+    table = unanswered(prediction)
+    index = pd.MultiIndex.from_frame(truth.conditions[CONDITION].astype(str))
+    return index.get_indexer(pd.MultiIndex.from_frame(table[CONDITION])), table["reason"].to_numpy()
 
 
 class _Made:

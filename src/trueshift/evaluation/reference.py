@@ -4,6 +4,10 @@ Controls. The split halves the controls of each context. ``control_reference`` i
 what truth cells are tested against; ``control_input`` goes to models and is subtracted from their predictions. No
 control cell enters both sides. What is counted against the limits below is all controls of the context, input and
 reference together.
+
+Paired profiles. Input controls of a condition are those that its profiles are paired with. Its reference are the
+reference controls of its context; where training has no perturbed profile of that context, and so has made nothing of
+its controls, the input controls of the other conditions serve too.
 """
 
 from typing import Any, SupportsIndex
@@ -13,14 +17,25 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from trueshift.contract import CONDITION, ContractError, asked, column_means, condition_codes, dense, metadata
+from trueshift.contract import (
+    CONDITION,
+    ContractError,
+    asked,
+    column_means,
+    condition_codes,
+    dense,
+    input_controls,
+    metadata,
+)
 from trueshift.evaluation import cells as distances
 from trueshift.evaluation.cells import Centred
 from trueshift.evaluation.truth import FDR, Truth
 from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon
 
-FEW_CONTROLS = 100  # below: flag few_controls
-MIN_CONTROLS = 40  # below: flag too_few_controls, and every score that needs controls is undefined
+# Below the first: flag few_controls. Below the second: too_few_controls, and what needs controls is undefined. A bulk
+# profile is itself a mean over thousands of cells, so few of them do.
+ENOUGH_CONTROLS = {"counts": (100, 40), "lognorm": (100, 40), "signature": (100, 40), "profile": (10, 2)}
+TESTABLE = 5  # profiles a side: a rank test of fewer cannot reach significance over a thousand genes
 _BATCH = 2**26
 HALVES = ("control_input", "control_reference")
 
@@ -39,21 +54,25 @@ def truth_statistics(truth: ad.AnnData, train: ad.AnnData | None = None) -> Trut
     n_control = {half: np.zeros(n, dtype=np.int32) for half in HALVES}
     mean, z, p, p_adjusted, variance = (np.full((n, n_genes), np.nan) for _ in range(5))
     pairs = np.full((3, n), np.nan)  # bandwidth, mean distance and mean kernel within
-    for name, members in table.groupby(table["context"].astype(str)).indices.items():
-        rows = {half: test.controls(str(name), half) for half in HALVES}
-        for half, cells in rows.items():
-            n_control[half][members] = len(cells)
-            if len(cells):
-                control[half][members] = column_means(test.matrix, cells)
-        testable = not _too_few(n_control)[members].any()
-        reference = SortedCells.of(test.dense(rows["control_reference"])) if testable else None
-        for batch in test.batches(np.asarray(members)):
+    for i in range(n):
+        for half in HALVES:
+            rows = test.controls(i, half)
+            n_control[half][i] = len(rows)
+    suffice = ~_too_few(n_control, test.kind)
+    for members in test.same_controls():
+        for half in HALVES:
+            if len(rows := test.controls(members[0], half)):
+                control[half][members] = column_means(test.matrix, rows)
+        testable = suffice[members].any() and test.testable(members[0])
+        reference = SortedCells.of(test.dense(test.controls(members[0], HALVES[1]))) if testable else None
+        for batch in test.batches(members):
             dense_cells = [test.cells(i) for i in batch]
             mean[batch] = [values.mean(axis=0, dtype=np.float64) for values in dense_cells]
             several = [(i, values) for i, values in zip(batch, dense_cells, strict=True) if len(values) > 1]
             for i, values in several:
                 centred = Centred.of(values)
                 variance[i], pairs[:, i] = centred.variance, distances.pairs_of(centred)
+            several = [(i, values) for i, values in several if len(values) >= test.least]
             if reference is not None and several:
                 tested = [i for i, _ in several]
                 z[tested], p[tested] = wilcoxon([values for _, values in several], reference)
@@ -91,6 +110,11 @@ class TestCells:
         self.matrix = matrix.tocsr() if sparse.issparse(matrix) else np.asarray(matrix)
         order = np.argsort(self.codes, kind="stable")
         self._blocks = np.split(self.rows[order], np.cumsum(np.bincount(self.codes))[:-1])
+        self.kind = str(metadata(truth)["kind"])
+        self.least = TESTABLE if self.kind == "profile" else 2
+        table = asked(truth)
+        self.paired = "control_id" in table
+        self._controls = self._halves(truth, table)
 
     def of(self, condition: SupportsIndex) -> np.ndarray:
         """The rows of the test cells of a condition, in file order."""
@@ -101,9 +125,38 @@ class TestCells:
         values = np.array([len(self.of(i)) for i in conditions]) * self.matrix.shape[1]
         return np.split(conditions, np.flatnonzero(np.diff(np.cumsum(values) // _BATCH)) + 1)
 
-    def controls(self, context: str, half: str) -> np.ndarray:
-        """The rows of one half of the controls of a context."""
-        return np.flatnonzero((self.role == half) & (self.context == context))
+    def _halves(self, truth: ad.AnnData, table: pd.DataFrame) -> dict[str, list[np.ndarray]]:
+        """For each half the rows of every condition."""
+        contexts = table["context"].astype(str)
+        known = {
+            half: {name: np.flatnonzero((self.role == half) & (self.context == name)) for name in contexts.unique()}
+            for half in HALVES
+        }
+        halves = {half: [known[half][name] for name in contexts] for half in HALVES}
+        if self.paired:
+            given = np.flatnonzero(self.role == "control_input")
+            inputs = ad.AnnData(obs=truth.obs.iloc[given], uns={"conditions": table})
+            halves["control_input"] = [given[rows] for rows in input_controls(inputs)]
+            for i in np.flatnonzero(~table["context_seen"].to_numpy(bool)):
+                others = np.setdiff1d(known["control_input"][contexts[i]], halves["control_input"][i])
+                halves["control_reference"][i] = np.union1d(halves["control_reference"][i], others)
+        return halves
+
+    def controls(self, condition: SupportsIndex, half: str) -> np.ndarray:
+        """The rows of one half of the controls of a condition."""
+        return self._controls[half][condition.__index__()]
+
+    def same_controls(self) -> list[np.ndarray]:
+        """The conditions in groups that have the same controls on both sides: those of a context, unless paired."""
+        groups: dict[tuple[bytes, ...], list[int]] = {}
+        for i, halves in enumerate(zip(*self._controls.values(), strict=True)):
+            groups.setdefault(tuple(rows.tobytes() for rows in halves), []).append(i)
+        return [np.array(members) for members in groups.values()]
+
+    def testable(self, condition: SupportsIndex) -> bool:
+        """Whether a rank test against the controls of a condition can say anything; none is made of pairs."""
+        fewest = min(len(self.controls(condition, half)) for half in HALVES)
+        return not self.paired and fewest >= (TESTABLE if self.kind == "profile" else 1)
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """The expression of some rows, float32."""
@@ -127,7 +180,7 @@ def training_means(train: ad.AnnData | None, contexts: pd.Series, n_genes: int) 
     control = train.obs["is_control"].to_numpy(bool)
     context = train.obs["context"].astype(str).to_numpy()
     table, codes = condition_codes(train.obs[~control])
-    centroids = pseudobulks(train.X[~control], codes, len(table))
+    centroids = pseudobulks(train.X, codes, len(table), np.flatnonzero(~control))
     effects = []
     centre = none.copy()
     for name, members in table.groupby(table["context"].astype(str)).indices.items():
@@ -151,17 +204,23 @@ def de_order(p_adjusted: np.ndarray, difference: np.ndarray, genes: np.ndarray) 
     return np.lexsort((names, -np.abs(difference), np.nan_to_num(p_adjusted, nan=1.0)), axis=1).astype(np.int32)
 
 
-def condition_rows(obs: pd.DataFrame, table: pd.DataFrame, file: str) -> np.ndarray:
+def condition_rows(
+    obs: pd.DataFrame, table: pd.DataFrame, file: str, left_out: pd.DataFrame | None = None
+) -> np.ndarray:
     """For each row of ``obs`` its condition, as a row number of ``table``; matched by name, never by position.
 
-    Raises :class:`ContractError` if a row belongs to no condition of the table or a condition has no row.
+    Raises :class:`ContractError` if a row belongs to no condition of the table, or if a condition has no row and is
+    not one of those ``left_out``.
     """
     index = pd.MultiIndex.from_frame(table[CONDITION].astype(str))
     codes = index.get_indexer(pd.MultiIndex.from_frame(obs[CONDITION].astype(str)))
     if (codes < 0).any():
         name = " | ".join(obs[CONDITION].astype(str).iloc[np.flatnonzero(codes < 0)[0]])
         raise ContractError(f"{file}: the condition {name} was not asked for; make query and truth from one split")
-    empty = np.setdiff1d(np.arange(len(table)), codes)
+    excused = np.array([], dtype=int)
+    if left_out is not None and len(left_out):
+        excused = index.get_indexer(pd.MultiIndex.from_frame(left_out[CONDITION].astype(str)))
+    empty = np.setdiff1d(np.arange(len(table)), np.append(codes, excused))
     if len(empty):
         raise ContractError(f"{file}: the condition {' | '.join(index[empty[0]])} was asked for but has no rows")
     return codes
@@ -173,17 +232,28 @@ def take_rows(matrix: Any, rows: np.ndarray) -> Any:
     return matrix[rows[0] : rows[-1] + 1] if consecutive else matrix[rows]
 
 
-def pseudobulks(matrix: Any, codes: np.ndarray, n: int) -> np.ndarray:
-    """Means of the rows of each group: ``matrix`` (N, G), sparse or dense, ``codes`` (N,) < n; (n, G) in float64."""
-    weight = 1.0 / np.bincount(codes, minlength=n)[codes]
-    groups = sparse.csr_matrix((weight, (codes, np.arange(len(codes)))), shape=(n, len(codes)))
-    sums = groups @ matrix
-    return np.asarray(sums.toarray() if sparse.issparse(sums) else sums, dtype=np.float64)
+def pseudobulks(matrix: Any, codes: np.ndarray, n: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """Means of the rows of each group: ``matrix`` (N, G), sparse or dense, ``codes`` (N,) < n; (n, G) in float64.
+
+    A group without rows has NaN. With ``rows``, shape (M,), only those rows count, and ``codes`` are theirs, (M,).
+    """
+    size = np.bincount(codes, minlength=n)
+    step = len(codes) if sparse.issparse(matrix) else max(1, _BATCH // max(1, matrix.shape[1]))
+    means = np.zeros((n, matrix.shape[1]))
+    for start in range(0, len(codes), max(1, step)):
+        some = codes[start : start + step]
+        used, group = np.unique(some, return_inverse=True)
+        part = matrix[start : start + step] if rows is None else matrix[rows[start : start + step]]
+        groups = sparse.csr_matrix((1.0 / size[some], (group, np.arange(len(some)))), shape=(len(used), len(some)))
+        sums = groups @ part
+        means[used] += sums.toarray() if sparse.issparse(sums) else sums
+    means[size == 0] = np.nan
+    return means
 
 
-def _too_few(n_control: dict[str, np.ndarray]) -> np.ndarray:
+def _too_few(n_control: dict[str, np.ndarray], kind: str) -> np.ndarray:
     n_input, n_reference = n_control["control_input"], n_control["control_reference"]
-    return (n_input + n_reference < MIN_CONTROLS) | (n_input == 0) | (n_reference == 0)
+    return (n_input + n_reference < ENOUGH_CONTROLS[kind][1]) | (n_input == 0) | (n_reference == 0)
 
 
 def _conditions(
@@ -195,9 +265,10 @@ def _conditions(
 ) -> pd.DataFrame:
     n_cells = np.bincount(test.codes, minlength=len(table))
     n_controls = n_control["control_input"] + n_control["control_reference"]
-    too_few = _too_few(n_control)
-    few = ~too_few & (n_controls < FEW_CONTROLS)
+    too_few = _too_few(n_control, test.kind)
+    few = ~too_few & (n_controls < ENOUGH_CONTROLS[test.kind][0])
     marks = {"few_controls": few, "too_few_controls": too_few, "one_profile": n_cells == 1}
+    marks |= {"paired": np.full(len(table), test.paired)}
     tested = ~np.isnan(p_adjusted).any(axis=1)
     n_deg = pd.array((p_adjusted < FDR).sum(axis=1), dtype="Int32")
     n_deg[~tested] = pd.NA

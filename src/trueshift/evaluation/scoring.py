@@ -79,6 +79,7 @@ def make_pair(
         truth.conditions[f"n_control_{half}"].to_numpy()[:, None] for half in ("input", "reference")
     )
     total = np.maximum(n_input + n_reference, 1)
+    pooled = (n_input * truth.control_input + n_reference * truth.control_reference) / total
     distance, kernel = terms
     return Pair.of(
         truth.mean,
@@ -99,7 +100,8 @@ def make_pair(
         distance=distance,
         kernel=kernel,
         samples=None if test is None else test.cells,
-        shared_control=(n_input * truth.control_input + n_reference * truth.control_reference) / total,
+        left_out=predicted.left_out,
+        shared_control=np.where(truth.paired[:, None], truth.control_input, pooled),
     )
 
 
@@ -109,7 +111,8 @@ def score_pair(pair: Pair, truth: Truth, settings: Mapping[str, Any]) -> pd.Data
     One row per condition, metric and k, in this nesting. ``k`` is text, empty for metrics without k. ``value`` is NaN
     where undefined, and then ``reason`` says why:
 
-    - ``too few controls``: fewer than 40 in the context, for metrics that need controls;
+    - what the prediction itself says of a condition that it leaves unanswered: ``no features``;
+    - ``too few controls``: fewer than 40 in the context (2 profiles), for metrics that need controls;
     - ``no cells``: the prediction is one profile per condition, for metrics that need cells;
     - ``fewer than k genes`` (k = 20, …);
     - ``no effect``: the truth has no differentially expressed gene, for metrics that need one;
@@ -158,6 +161,8 @@ def _defined(metric: Metric, k: str, pair: Pair, truth: Truth) -> Values:
         found = metric.function(pair, count) if metric.per_k else metric.function(pair)
     if "effect" in metric.needs:
         lacks[NO_EFFECT] = truth.conditions["n_deg"].eq(0).fillna(False).to_numpy(bool)
+    if pair.left_out is not None:
+        lacks = {str(text): pair.left_out == text for text in np.unique(pair.left_out) if text} | lacks
     value, reason, constant = (a.copy() for a in found)
     for text, mask in reversed(lacks.items()):  # the first need that is not met gives the reason
         value[mask], reason[mask], constant[mask] = np.nan, text, False

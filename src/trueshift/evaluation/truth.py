@@ -24,10 +24,10 @@ class Truth:
     ``cluster`` is its value of the unit that the split holds out; ``n_cells`` its test cells; ``n_control_input``,
     ``n_control_reference`` and their sum ``n_controls`` the controls of its context; ``n_deg`` the genes with adjusted
     p < .05, missing where no test is possible; ``n_seen`` how many components of the perturbation the model has seen;
-    ``flags`` names joined by ``;``: few_controls (40-99 controls), too_few_controls (< 40, or one half empty),
-    one_profile (a single cell or profile: no test, genes in the order of |x − c_ref|); ``bandwidth`` the median
-    distance of two of its test cells, ``distance_within`` and ``kernel_within`` the means over pairs of them, NaN for
-    a single one.
+    ``flags`` names joined by ``;``: few_controls (40-99 controls; of profiles 2-9), too_few_controls (fewer, or one
+    half empty), paired (profiles with controls of their own: no test), one_profile (a single cell or profile: no test,
+    genes in the order of |x − c_ref|); ``bandwidth`` the median distance of two of its test cells,
+    ``distance_within`` and ``kernel_within`` the means over pairs of them, NaN for a single one.
     """
 
     conditions: pd.DataFrame
@@ -57,7 +57,15 @@ class Truth:
     @cached_property
     def controls_suffice(self) -> np.ndarray:
         """Whether scores that need controls are defined, shape (C,)."""
-        return ~self.conditions["flags"].str.split(";").map(lambda flags: "too_few_controls" in flags).to_numpy(bool)
+        return ~self._flagged("too_few_controls")
+
+    @cached_property
+    def paired(self) -> np.ndarray:
+        """Whether the profiles of a condition are paired with controls of their own, shape (C,)."""
+        return self._flagged("paired")
+
+    def _flagged(self, flag: str) -> np.ndarray:
+        return np.array([flag in flags.split(";") for flags in self.conditions["flags"].astype(str)], dtype=bool)
 
     @property
     def panel(self) -> np.ndarray:

@@ -65,6 +65,7 @@ def test_counts_by_hand() -> None:
         "component": (2, 3, 2),
         "all components": (2, 4, 2),  # A+B and A; C and A+C are new
         "context": (2, 3, 2),
+        "perturbation at dose": (3, 4, 1),  # A+B, whatever the context
         "perturbation in context": (4, 4, 2),  # A in c1, A+B in c2
         "condition": (4, 4, 1),  # A+B at 1+2 is B+A at 2+1, but A at 5 is not A at 1
         "batch": (2, 3, 2),
@@ -195,8 +196,12 @@ def test_matched_controls_of_profiles() -> None:
     ("entry", "fold", "held"),
     [
         ({"type": "kfold_cells", "k": 3}, "1", set()),
-        ({"type": "unseen_perturbation", "k": 3}, "2", {"perturbation", "all components", *NARROWER}),
-        ({"type": "unseen_combination", "k": 3}, "2", {"perturbation", *NARROWER}),
+        (
+            {"type": "unseen_perturbation", "k": 3},
+            "2",
+            {"perturbation", "all components", "perturbation at dose", *NARROWER},
+        ),
+        ({"type": "unseen_combination", "k": 3}, "2", {"perturbation", "perturbation at dose", *NARROWER}),
         (PARTIAL, "a", set(NARROWER)),
         (ZERO_SHOT, "a", {"context", *NARROWER}),
     ],

@@ -67,6 +67,16 @@ def test_uns_of_each_part() -> None:
     assert cut(NORMAL, "combination")[3].uns["trueshift"]["cluster"] == "perturbation"
 
 
+def test_structures_go_where_features_go() -> None:
+    adata = NORMAL.copy()
+    adata.uns["structures"] = pd.DataFrame({"smiles": ["CCO"], "scaffold": [""]}, index=["A"])
+    _, train, query, truth = cut(adata, "zero_shot")
+    for part in (train, query):
+        pd.testing.assert_frame_equal(part.uns["structures"], adata.uns["structures"])
+        assert part.uns["structures"] is not adata.uns["structures"]
+    assert "structures" not in truth.uns
+
+
 def test_files_survive_writing(tmp_path: Path) -> None:
     for part, name in zip(cut(NORMAL, "zero_shot")[1:], ("train", "query", "truth"), strict=True):
         part.write_h5ad(tmp_path / f"{name}.h5ad")

@@ -20,6 +20,7 @@ EVERY = {
     "unseen_combination": ({"type": "unseen_combination", "k": 3}, "3"),
     "underrepresented_context": ({"type": "underrepresented_context", "folds": {"a": "c1"}}, "a"),
     "zero_shot_context": ({"type": "zero_shot_context", "folds": {"a": ["c0", "c2"]}}, "a"),
+    "zero_shot_context by k": ({"type": "zero_shot_context", "k": 3}, "2"),
 }
 
 
@@ -223,7 +224,8 @@ def test_lone_controls_are_input_and_counted() -> None:
         ({"type": "unseen_perturbation", "k": 99}, "1", "99 folds of 7 perturbations"),
         ({"type": "unseen_perturbation", "folds": {"a": ["G9"]}}, "a", "no single perturbation G9; did you mean G"),
         ({"type": "unseen_combination", "folds": {"a": ["G0+G2"]}}, "a", r"no combination G0\+G2; did you mean G"),
-        ({"type": "zero_shot_context", "k": 2}, "1", "needs folds"),
+        ({"type": "underrepresented_context", "k": 2}, "1", "needs folds"),
+        ({"type": "zero_shot_context", "k": 4}, "1", "4 folds of 3 contexts; lower k"),
         ({"type": "zero_shot_context", "folds": {"first": "c0"}}, "frist", "no fold frist; did you mean first"),
         ({"type": "zero_shot_context", "folds": {"a": "c7"}}, "a", "no context c7; did you mean c"),
         ({"type": "zero_shot_context", "folds": {"a": ["c0", "c1", "c2"]}}, "a", "no perturbed cell has role train"),
@@ -374,7 +376,7 @@ def test_split_csv_keeps_ids_as_text(tmp_path: Path) -> None:
 
 def test_held_out_units() -> None:
     units = {kind: held_out_unit(chosen) for kind, (chosen, _) in EVERY.items()}
-    assert units.pop("zero_shot_context") == "context"
+    assert {units.pop("zero_shot_context"), units.pop("zero_shot_context by k")} == {"context"}
     assert set(units.values()) == {"perturbation"}
     assert held_out_unit({"type": "file", "asks": "new_context"}) == "context"
     assert held_out_unit({"type": "file", "cluster": "batch"}) == "batch"

@@ -38,7 +38,7 @@ def make_truth(
         matrix if dense else sparse.csr_matrix(matrix),
         obs=obs,
         var=pd.DataFrame(index=pd.Index(names)),
-        uns={"conditions": table, "trueshift": {"schema_version": 1, "cluster": cluster}},
+        uns={"conditions": table, "trueshift": {"schema_version": 1, "kind": "lognorm", "cluster": cluster}},
     )
 
 

@@ -270,5 +270,5 @@ def test_forms_kept_for_comparison_rank_nothing() -> None:
     shown = {name for name, metric in METRICS.items() if not metric.ranks}
     assert shown == {
         *("r2_centered_topk", "pearson_topk", "pearson2_topk", "legacy_r2_topk", "vcc2025_pds", "vcc2025_overlap"),
-        *("r2_mean_topk", "pearson2_mean_topk", "r2_var_topk", "pearson2_var_topk"),
+        *("r2_mean_topk", "pearson2_mean_topk", "r2_var_topk", "pearson2_var_topk", "legacy_pearson"),
     }

@@ -5,7 +5,7 @@ from sklearn.metrics import r2_score
 
 from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics import legacy as module
-from trueshift.evaluation.metrics.legacy import legacy_r2_topk
+from trueshift.evaluation.metrics.legacy import legacy_pearson, legacy_r2_topk
 from trueshift.evaluation.metrics.raw import pearson2_mean_topk, pearson2_var_topk, r2_mean_topk, r2_var_topk
 
 N_GENES = 30
@@ -69,6 +69,10 @@ def legacy_pair(cells: list[np.ndarray], x_hat: np.ndarray, control: np.ndarray)
     return Pair.of(x, x_hat, x, x, order, samples=lambda i: cells[i], shared_control=control)
 
 
+def naive_r(cells: np.ndarray, x_hat: np.ndarray, control: np.ndarray) -> float:
+    return float(np.mean([stats.pearsonr(cell - control, x_hat - control)[0] for cell in cells.astype(float)]))
+
+
 def naive(cells: np.ndarray, x_hat: np.ndarray, control: np.ndarray, k: int) -> float:
     r2 = []
     for cell in cells.astype(np.float32):
@@ -89,6 +93,18 @@ def test_legacy_form_sample_by_sample(k: int, block: int, monkeypatch: pytest.Mo
     expected = [naive(cells[i], x_hat[i], control[i], k) for i in range(3)]
     np.testing.assert_allclose(found.value, expected, rtol=1e-6)
     assert not found.constant.any()
+    r = legacy_pearson(legacy_pair(cells, x_hat, control))
+    np.testing.assert_allclose(r.value, [naive_r(cells[i], x_hat[i], control[i]) for i in range(3)], rtol=1e-6)
+
+
+def test_legacy_pearson_sees_the_sign_that_its_square_does_not() -> None:
+    rng = np.random.default_rng(6)
+    control, effect = rng.random((1, 30)), rng.normal(size=(1, 30))
+    cells = [np.tile(control + effect, (4, 1))]
+    for sign in (1, -1):
+        p = legacy_pair(cells, control + sign * effect, control)
+        assert legacy_pearson(p).value == pytest.approx(sign, abs=1e-6)
+        assert legacy_r2_topk(p, 30).value == pytest.approx(1, abs=1e-6)
 
 
 def test_legacy_form_rewards_a_constant_where_nothing_happens() -> None:
@@ -97,7 +113,9 @@ def test_legacy_form_rewards_a_constant_where_nothing_happens() -> None:
     level = rng.gamma(2, 1, size=200)
     control = level + 0.1 * rng.normal(size=200)
     profiles = [level[None] + 0.01 * rng.normal(size=(5, 200))]
-    assert legacy_r2_topk(legacy_pair(profiles, level[None], control[None]), 20).value > 0.95
+    p = legacy_pair(profiles, level[None], control[None])
+    assert legacy_r2_topk(p, 20).value > 0.95
+    assert legacy_pearson(p).value > 0.95
 
 
 def test_legacy_form_scores_constants_and_leaves_out_flat_cells() -> None:
@@ -113,3 +131,6 @@ def test_legacy_form_scores_constants_and_leaves_out_flat_cells() -> None:
     assert found.reason.tolist() == ["", "", "constant truth", "too few controls"]
     assert (found.value[0], found.constant.tolist()) == (0, [True, False, False, False])
     assert found.value[1] == pytest.approx(naive(cells[1][1:2], x_hat[1], control[1], 8), rel=1e-6)
+    r = legacy_pearson(legacy_pair(cells, x_hat, control))
+    assert (r.reason.tolist(), r.constant.tolist()) == (found.reason.tolist(), found.constant.tolist())
+    assert r.value[:2] == pytest.approx([0, naive_r(cells[1][1:2], x_hat[1], control[1])], rel=1e-6)

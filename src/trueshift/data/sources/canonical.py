@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from trueshift import values
 from trueshift.contract import (
     CANONICAL_OBS,
     CONTROL,
@@ -20,8 +21,8 @@ from trueshift.contract import (
     components,
 )
 from trueshift.data.sources import checks
-from trueshift.data.sources.columns import column, kept, mapped, text
-from trueshift.data.sources.download import Log
+from trueshift.data.sources.columns import column, kept, mapped, plain, text
+from trueshift.data.sources.download import Log, ensure
 from trueshift.data.sources.features import load_features
 from trueshift.data.sources.messages import check_keys, choices
 
@@ -32,6 +33,7 @@ COLUMN_KEYS = {
     "dose": ("from", "value", "extract", "unit"),
     "modality": ("from", "value", "extract"),
     "control_id": ("from", "extract"),
+    "smiles": ("from", "extract"),
     "size_factor": ("from",),
     "gene_symbol": ("from",),
     "keep": (),
@@ -41,6 +43,10 @@ NO_DOSE = ("-666", "-666.0")  # how LINCS writes that there is none
 CANONICAL_COLUMNS: dict[str, Any] = {
     "perturbation": {"from": "perturbation", "control": CONTROL},
     **{name: name for name in ("context", "batch", "dose", "modality")},
+}
+SIMULATED_COLUMNS = {
+    "simulate": CANONICAL_COLUMNS,
+    "simulate_profiles": {**CANONICAL_COLUMNS, "control_id": "control_id", "smiles": "smiles"},
 }
 
 
@@ -54,9 +60,11 @@ def canonicalise(
 ) -> ad.AnnData:
     """Filters, maps and checks a source, shape (cells, genes); see the package docstring for ``settings``.
 
-    Returns canonical AnnData: X CSR float32 as in the source; obs with the canonical columns; var with ``gene_id``
-    (the source's own names); uns with ``trueshift`` and ``perturbation_features``. Raises :class:`ContractError` on
-    anything that would make later stages wrong, naming the column, label, gene or context and the remedy.
+    Returns canonical AnnData: X float32 as in the source, CSR, dense of profiles and signatures; obs with the canonical
+    columns; var with ``gene_id`` (the source's own names); uns with ``trueshift``, ``perturbation_features`` and, where
+    SMILES are given, ``structures`` (:func:`~trueshift.data.sources.structures.make_structures`). Raises
+    :class:`ContractError` on anything that would make later stages wrong, naming the column, label, gene or context and
+    the remedy.
     """
     where = f"dataset {name}"
     kind = settings.get("kind")
@@ -68,15 +76,18 @@ def canonicalise(
     if not keep.all():
         log(f"filter keeps {keep.sum()} of {len(keep)} cells")
     obs = raw.obs.loc[keep] if not keep.all() else raw.obs
-    matrix = sparse.csr_matrix(raw.X)
-    matrix = matrix if keep.all() else matrix[keep]
     new = _canonical_obs(obs, columns, where, log)
     var = _canonical_var(raw.var, columns, where)
-    adata = ad.AnnData(matrix.astype(np.float32, copy=False), obs=new, var=var)
+    if values.are_apart(raw):
+        adata = values.part(raw, np.flatnonzero(keep), np.arange(raw.n_vars), new, var)
+    else:
+        adata = ad.AnnData(_matrix(raw.X, keep, kind), obs=new, var=var)
 
     checks.check_ids(adata, where)
     checks.check_controls(adata.obs, where)
-    checks.check_values(adata.X, adata.var_names, kind, where)
+    checks.check_pairs(adata.obs, where)
+    if not values.are_apart(adata):  # these were checked on their way into the file
+        checks.check_values(adata.X, adata.var_names, kind, where)
     adata.uns["trueshift"] = {
         "schema_version": SCHEMA_VERSION,
         "dataset": name,
@@ -89,7 +100,10 @@ def canonicalise(
     singles = {part for label in new["perturbation"].cat.categories for part in components(label)}
     simulated = raw.uns.get("perturbation_features", {})
     wanted = settings.get("features") or {}
-    adata.uns["perturbation_features"] = load_features(wanted, simulated, singles, data_folder, log)
+    structures = _structures(obs, adata.obs, singles, columns, settings, data_folder, where, log)
+    if structures is not None:
+        adata.uns["structures"] = structures
+    adata.uns["perturbation_features"] = load_features(wanted, simulated, singles, data_folder, log, structures)
     if "simulation" in raw.uns:
         adata.uns["simulation"] = raw.uns["simulation"]
     check_canonical(adata, where)
@@ -102,10 +116,18 @@ def canonicalise(
     return adata
 
 
+def _matrix(matrix: Any, keep: np.ndarray, kind: str) -> Any:
+    """The kept rows as float32; not copied unless need be."""
+    if kind not in values.DENSE:
+        matrix = sparse.csr_matrix(matrix)
+    elif sparse.issparse(matrix):
+        matrix = matrix.toarray()
+    return (matrix if keep.all() else matrix[keep]).astype(np.float32, copy=False)
+
+
 def _column_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     given = settings.get("columns") or {}
-    if settings.get("source", {}).get("format") == "simulate":
-        given = {**CANONICAL_COLUMNS, **given}
+    given = {**SIMULATED_COLUMNS.get(settings.get("source", {}).get("format", ""), {}), **given}
     check_keys(given, COLUMN_KEYS, f"{where}, columns")
     full = {}
     for key, spec in {**DEFAULTS, **given}.items():
@@ -205,7 +227,7 @@ def _treatments(
     shared = {part for part, kinds in seen.items() if len(kinds) > 1}
     if shared:
         log(f"{len(shared)} labels occur under several modalities and get @modality: {', '.join(sorted(shared)[:5])}")
-    renamed = {part: _plain(part) for part in seen}
+    renamed = {part: plain(part) for part in seen}
     changed = [part for part, new in renamed.items() if part != new]
     if changed:
         log(f"{len(changed)} labels hold '+' (it joins combinations), written as 'plus': {', '.join(changed[:5])}")
@@ -269,8 +291,31 @@ def _check_names(parts: Mapping[str, Any], where: str) -> None:
             raise ContractError(f"{where}: label '{part}' holds '@', which marks modalities; rename it in the source")
 
 
-def _plain(part: str) -> str:
-    return part.replace("(+)", "(plus)").replace("+", "plus")
+def _structures(
+    source: pd.DataFrame,
+    obs: pd.DataFrame,
+    singles: set[str],
+    columns: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data_folder: str | Path,
+    where: str,
+    log: Log,
+) -> pd.DataFrame | None:
+    """The structures of single perturbations from a column, a table or both; None where neither is given."""
+    if "smiles" not in columns and not settings.get("structures"):
+        return None
+    # imported here because RDKit takes long to import and most datasets need none of it
+    from trueshift.data.sources.structures import column_smiles, make_structures, table_smiles
+
+    given: dict[str, set[str]] = {}
+    if "smiles" in columns:
+        smiles = mapped(source, columns["smiles"], f"{where}, columns: smiles", missing=True)
+        given = column_smiles(obs["perturbation"], smiles)
+    if settings.get("structures"):
+        file = ensure(settings["structures"], data_folder, log)
+        for part, texts in table_smiles(file.path, singles).items():
+            given[part] = given.get(part, set()) | texts
+    return make_structures(given, singles, where, log)
 
 
 def _say_targets(singles: set[str], genes: pd.Index, log: Log) -> None:

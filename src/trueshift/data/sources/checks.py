@@ -1,6 +1,7 @@
 """What must hold of a source before anything is learnt from it: ids, values, size factors, controls."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -25,12 +26,12 @@ def check_ids(adata: ad.AnnData, where: str) -> None:
             )
 
 
-def check_values(matrix: sparse.csr_matrix, genes: pd.Index, kind: str, where: str) -> None:
-    """Raises :class:`ContractError` unless the stored values fit ``kind``; names the first gene where they do not.
+def check_values(matrix: Any, genes: pd.Index, kind: str, where: str) -> None:
+    """Raises :class:`ContractError` unless values, sparse or dense, fit ``kind``; names the first gene where not.
 
     All kinds: finite. counts: whole and not negative. lognorm: not negative, not all whole, at most ``LOG_LIMIT``.
     """
-    if not matrix.nnz:
+    if not (matrix.nnz if sparse.issparse(matrix) else matrix.any()):
         raise ContractError(f"{where}: all values are 0")
     _refuse(matrix, genes, lambda x: ~np.isfinite(x), f"{where}: values are NaN or infinite, first in gene {{}}")
     if kind == "counts":
@@ -90,14 +91,34 @@ def check_controls(obs: pd.DataFrame, where: str) -> None:
         )
 
 
-def _blocks(matrix: sparse.csr_matrix) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, matrix.nnz, BLOCK):
-        yield start, matrix.data[start : start + BLOCK]
+def check_pairs(obs: pd.DataFrame, where: str) -> None:
+    """Raises :class:`ContractError` unless every ``control_id`` of a perturbed profile is a control of its context."""
+    if "control_id" not in obs:
+        return
+    treated = obs[~obs["is_control"]]
+    context = obs["context"].astype(str)[obs["is_control"]]
+    found = treated["control_id"].astype(str).map(context)
+    lost, foreign = found.isna(), found.notna() & (found != treated["context"].astype(str))
+    for wrong, what in ((lost, "is no control in the data"), (foreign, "is a control of another context")):
+        if wrong.any():
+            first = treated.index[wrong][0]
+            raise ContractError(
+                f"{where}, columns: control_id: of {int(wrong.sum())} perturbed profiles it {what}, first {first} "
+                f"({treated.loc[first, 'control_id']}); keep the controls of what filter: keeps, or correct the column"
+            )
 
 
-def _refuse(matrix: sparse.csr_matrix, genes: pd.Index, bad: Callable[[np.ndarray], np.ndarray], message: str) -> None:
+def _blocks(matrix: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Where a block of values begins, in the order of rows, and the values, flat."""
+    values: np.ndarray = matrix.data if sparse.issparse(matrix) else matrix.reshape(-1)
+    for start in range(0, len(values), BLOCK):
+        yield start, values[start : start + BLOCK]
+
+
+def _refuse(matrix: Any, genes: pd.Index, bad: Callable[[np.ndarray], np.ndarray], message: str) -> None:
     for start, values in _blocks(matrix):
         mask = bad(values)
         if mask.any():
-            gene = matrix.indices[start : start + BLOCK][mask].min()
-            raise ContractError(message.format(genes[gene]))
+            places = start + np.flatnonzero(mask)
+            found = matrix.indices[places] if sparse.issparse(matrix) else places % matrix.shape[1]
+            raise ContractError(message.format(genes[found.min()]))

@@ -21,6 +21,11 @@ def number_text(value: object) -> str:
     return str(value).strip()
 
 
+def plain(name: str) -> str:
+    """A name without ``+``, which joins combinations: ``(+)-JQ1`` is ``(plus)-JQ1``."""
+    return name.replace("(+)", "(plus)").replace("+", "plus")
+
+
 def text(values: pd.Series) -> pd.Series:
     """Labels as a categorical of text, NaN where there is none."""
     labels = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype("category")

@@ -42,11 +42,9 @@ def ensure(entry: str | Mapping[str, Any], data_folder: str | Path, log: Log = p
     Raises :class:`ContractError` if the file is missing and cannot be fetched (saying which file to place where), if
     its checksum is not the declared one, or if a file with an address has no declared checksum.
     """
+    path = located(entry, data_folder)
     entry = {"path": entry} if isinstance(entry, str) else dict(entry)
-    check_keys(entry, FILE_KEYS, "source file")
-    if not entry.get("path"):
-        raise ContractError("source: no path; say where the file is, or is to be put ({data} is the data folder)")
-    path, url = Path(entry["path"].replace("{data}", str(data_folder))), entry.get("url")
+    url = entry.get("url")
     declared = next((f"{name}:{entry[name].lower()}" for name in ("sha256", "md5") if entry.get(name)), None)
     algorithm = declared.split(":")[0] if declared else "sha256"
     if path.exists():
@@ -67,6 +65,15 @@ def ensure(entry: str | Mapping[str, Any], data_folder: str | Path, log: Log = p
             f"add to its entry: {found.replace(':', ': ')}"
         )
     return LocalFile(path, url or entry["path"], found)
+
+
+def located(entry: str | Mapping[str, Any], data_folder: str | Path) -> Path:
+    """Where the file of an entry is, or is to be put; raises :class:`ContractError` if the entry does not say."""
+    entry = {"path": entry} if isinstance(entry, str) else dict(entry)
+    check_keys(entry, FILE_KEYS, "source file")
+    if not entry.get("path"):
+        raise ContractError("source: no path; say where the file is, or is to be put ({data} is the data folder)")
+    return Path(entry["path"].replace("{data}", str(data_folder)))
 
 
 def checksum(path: str | Path, algorithm: str = "sha256") -> str:

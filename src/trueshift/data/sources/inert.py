@@ -1,7 +1,7 @@
 """Reads a pickled pandas DataFrame of NumPy arrays without running anything of the file.
 
-Unpickling runs what a file says, so nothing is unpickled in that sense. :class:`_Reader` admits a short list of names
-that a DataFrame of NumPy arrays is written with and puts in the place of each an inert :class:`_Part`: a note of what
+Unpickling runs what a file says, so nothing is unpickled in that sense. :class:`Reader` admits a short list of names
+that a DataFrame of NumPy arrays is written with and puts in the place of each an inert :class:`Part`: a note of what
 was to be called with what. No function or class that a file names is imported or called, pandas and NumPy included.
 When the whole file is read, :func:`read_frame` takes text and arrays out of the notes, checking what it finds; anything
 of another form is refused, text in PyArrow arrays too (what pandas 3 writes where PyArrow is installed). So the pandas
@@ -9,12 +9,15 @@ that wrote a file and the one that is installed need not be alike: tried with fi
 NumPy 1 and 2, pickle protocols 2 to 5.
 """
 
+import mmap
+import os
 import pickle
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -25,6 +28,16 @@ from trueshift.data.sources.columns import number_text
 # Every name that a file may hold, by what it stands for. None is imported or called: each becomes an inert note, so
 # none can do harm whatever it is called with, nested in what, or given as state. The list is short all the same, so
 # that a file of another kind is told apart at its first name.
+ARRAYS = {
+    # arrays: raw bytes or, of objects, a list whose items pass the same gate
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): "array" for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): "buffer" for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): "scalar" for core in ("core", "_core")},
+    ("numpy", "ndarray"): "kind of array",
+    ("numpy", "dtype"): "dtype",
+    # the bytes of an array in protocol 2, written as text; only latin-1 is decoded
+    ("_codecs", "encode"): "bytes",
+}
 ADMITTED = {
     # the frame and what holds its blocks; the short names are those of pandas 3
     ("pandas.core.frame", "DataFrame"): "frame",
@@ -41,14 +54,7 @@ ADMITTED = {
     ("pandas.core.indexes.range", "RangeIndex"): "kind of index",
     ("pandas", "RangeIndex"): "kind of index",
     ("pandas.core.indexes.numeric", "Int64Index"): "kind of index",
-    # arrays: raw bytes or, of objects, a list whose items pass the same gate
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): "array" for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): "buffer" for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): "scalar" for core in ("core", "_core")},
-    ("numpy", "ndarray"): "kind of array",
-    ("numpy", "dtype"): "dtype",
-    # the bytes of an array in protocol 2, written as text; only latin-1 is decoded
-    ("_codecs", "encode"): "bytes",
+    **ARRAYS,
     # text and categories in pandas' own arrays over NumPy ones
     ("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked"): "backed",
     ("pandas.core.arrays.categorical", "Categorical"): "categorical",
@@ -62,10 +68,11 @@ ADMITTED = {
     ("pandas._libs.missing", "NA"): "missing",
     ("pandas", "NA"): "missing",
 }
+LEFT = 1 << 20  # bytes of one array from which on it is left in the file
 DTYPE = re.compile(r"O8?|[iu][1248]|f[248]|b1|U\d{1,6}")
 
 
-class _Part:
+class Part:
     """A note of one object of a pickle: the role of its name, what it was to be called with, its state."""
 
     __slots__ = ("args", "state")
@@ -73,7 +80,8 @@ class _Part:
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any) -> "_Part":
+    def __new__(cls, *args: Any) -> Self:
+        """Notes the arguments of a call that is not made."""
         part = super().__new__(cls)
         part.args, part.state = args, None
         return part
@@ -81,118 +89,183 @@ class _Part:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
+    @staticmethod
+    def content(data: Any) -> Any:
+        """What the bytes of an array stand for: themselves, if a reader does not say otherwise."""
+        return data
 
-_PARTS: dict[str, type[_Part]] = {
-    role: type(role, (_Part,), {"role": role, "__slots__": ()}) for role in sorted(set(ADMITTED.values()))
-}
+
+def parts_of(roles: Iterable[str]) -> dict[str, type[Part]]:
+    """A kind of note for every role."""
+    return {role: type(role, (Part,), {"role": role, "__slots__": ()}) for role in sorted(set(roles))}
 
 
-class _Reader(pickle.Unpickler):
-    """Reads a pickle into notes; a name that is not in ``ADMITTED`` is refused before anything is done with it."""
+_PARTS = parts_of(ADMITTED.values())
+
+
+class Reader(pickle.Unpickler):
+    """Reads a pickle into notes; a name that is not in ``admitted`` is refused before anything is done with it.
+
+    A reader of other files overrides the four: the names with their roles, the kind of note of every role, and for the
+    message of a refusal, what does not need such a name and the remedy.
+    """
+
+    admitted: ClassVar[Mapping[tuple[str, str], str]] = ADMITTED
+    parts: ClassVar[Mapping[str, type[Part]]] = _PARTS
+    needless: ClassVar[str] = "a DataFrame of NumPy arrays"
+    remedy: ClassVar[str] = (
+        "If you made it, write its columns as NumPy arrays (float and object), or use another format: table, h5ad"
+    )
 
     def __init__(self, stream: Any, path: str | Path) -> None:
         super().__init__(stream)
         self.path = path
 
-    def find_class(self, module: str, name: str) -> type[_Part]:
+    def find_class(self, module: str, name: str) -> type[Part]:
         """The note to write for an admitted name; :class:`ContractError` for any other."""
-        if (module, name) not in ADMITTED:
+        if (module, name) not in self.admitted:
             raise ContractError(
-                f"{self.path}: the pickle names {f'{module}.{name}'[:100]!a}, which a DataFrame of NumPy arrays does "
-                "not need; the file was refused and nothing of it was run. If you made it, write its columns as NumPy "
-                "arrays (float and object), or use another format: table, h5ad"
+                f"{self.path}: the pickle names {f'{module}.{name}'[:100]!a}, which {self.needless} does not need; "
+                f"the file was refused and nothing of it was run. {self.remedy}"
             )
-        return _PARTS[ADMITTED[module, name]]
+        return self.parts[self.admitted[module, name]]
 
 
-class _FormError(Exception):
-    """What a note says is not of the form that is read here."""
+class _Stream:
+    """A pickle whose large arrays stay in the file: the memory that they are given is never written to.
+
+    The reader allocates room for the bytes of an array and asks to have it filled. Nothing touches such room here, so
+    it takes no memory; :meth:`bytes_of` gives in its place what the file holds. Room is known by where it ends, which
+    no two objects share as long as both are there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = Path(path).open("rb")  # noqa: SIM115 - closed at the end of the block
+        self._size = os.fstat(self._file.fileno()).st_size
+        self._left: dict[int, int] = {}
+        self.read, self.readline, self.peek = self._file.read, self._file.readline, self._file.peek
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def readinto(self, room: memoryview) -> int:
+        end = self._file.tell() + len(room)
+        if len(room) < LEFT or end > self._size:
+            return self._file.readinto(room)
+        self._left[_end_of(room)] = end
+        self._file.seek(end)
+        return len(room)
+
+    def bytes_of(self, data: bytes | bytearray) -> bytes | bytearray | memoryview:
+        """The content of bytes that were read: themselves, or the part of the file that they stand for."""
+        end = self._left.get(_end_of(data)) if len(data) >= LEFT else None
+        if end is None:
+            return data
+        start = end - len(data)
+        first = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._file.fileno(), end - first, access=mmap.ACCESS_READ, offset=first)
+        mapped.madvise(mmap.MADV_SEQUENTIAL)
+        return memoryview(mapped)[start - first :]
+
+
+def _end_of(data: Any) -> int:
+    view = np.frombuffer(data, np.uint8)
+    return int(view.ctypes.data) + len(view)
+
+
+class FormError(Exception):
+    """What a note says is not of the form that is read."""
 
 
 # --- from notes to arrays -----------------------------------------------------------------------------
 
 
-def _need(condition: object, what: str) -> None:
+def need(condition: object, what: str) -> None:
+    """Raises :class:`FormError`, saying ``what`` there is, unless the condition holds."""
     if not condition:
-        raise _FormError(what)
+        raise FormError(what)
 
 
-def _role(value: Any) -> str:
-    return value.role if isinstance(value, _Part) else ""
+def role_of(value: Any) -> str:
+    """The role of a note; "" for anything else."""
+    return value.role if isinstance(value, Part) else ""
 
 
 def _dtype(part: Any) -> np.dtype:
-    _need(_role(part) == "dtype" and part.args, "an array without a dtype")
+    need(role_of(part) == "dtype" and part.args, "an array without a dtype")
     code, state = part.args[0], part.state
-    _need(isinstance(code, str) and DTYPE.fullmatch(code), f"an array of dtype {str(code)[:30]!a}")
+    need(isinstance(code, str) and DTYPE.fullmatch(code), f"an array of dtype {str(code)[:30]!a}")
     order = "|" if state is None else state[1]
-    _need(order in ("<", ">", "=", "|"), "a dtype of unknown byte order")
-    _need(state is None or not any(state[2:5]), "a dtype with fields")
+    need(order in ("<", ">", "=", "|"), "a dtype of unknown byte order")
+    need(state is None or not any(state[2:5]), "a dtype with fields")
     return np.dtype(code).newbyteorder(order)
 
 
-def _bytes(data: Any) -> bytes | bytearray:
-    if _role(data) == "bytes":
+def _bytes(part: Part, data: Any) -> Any:
+    if role_of(data) == "bytes":
         text, encoding = data.args
-        _need(isinstance(text, str) and encoding in ("latin1", "latin-1"), "bytes in an unknown encoding")
+        need(isinstance(text, str) and encoding in ("latin1", "latin-1"), "bytes in an unknown encoding")
         return text.encode("latin-1")
-    _need(isinstance(data, bytes | bytearray), "an array whose values are not bytes")
-    return data
+    need(isinstance(data, bytes | bytearray), "an array whose values are not bytes")
+    return part.content(data)
 
 
-def _item(value: Any) -> Any:
-    """One value of an array of objects: text, a number, or NaN for what is missing."""
+def item_of(value: Any) -> Any:
+    """A value by itself: text, a number, or NaN for what is missing."""
     if value is None or isinstance(value, str | int | float):
         return value
-    if _role(value) == "scalar":
+    if role_of(value) == "scalar":
         dtype, data = value.args
-        return np.frombuffer(_bytes(data), _dtype(dtype), count=1)[0].item()
-    if isinstance(value, type) and issubclass(value, _Part) and value.role == "missing":
+        return np.frombuffer(_bytes(value, data), _dtype(dtype), count=1)[0].item()
+    if isinstance(value, type) and issubclass(value, Part) and value.role == "missing":
         return np.nan
-    raise _FormError(f"a column with values of type {_role(value) or type(value).__name__}")
+    raise FormError(f"a column with values of type {role_of(value) or type(value).__name__}")
 
 
-def _array(part: Any) -> np.ndarray:
+def array_of(part: Any) -> np.ndarray:
     """An array without copying its bytes; one of objects holds text and numbers only."""
     axes = None
-    if _role(part) == "buffer":
+    if role_of(part) == "buffer":
         data, dtype, shape, order, *more = part.args
         axes = more[0] if more and order == "K" else None
     else:
-        _need(_role(part) == "array" and part.state is not None, "something that is not an array")
+        need(role_of(part) == "array" and part.state is not None, "something that is not an array")
         _, shape, dtype, fortran, data = part.state
         order = "F" if fortran else "C"
     kind = _dtype(dtype)
-    _need(isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape), "an array without a shape")
+    need(isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape), "an array without a shape")
     if kind.kind == "O":
-        _need(isinstance(data, list) and len(data) == prod(shape), "an array of objects of the wrong length")
+        need(isinstance(data, list) and len(data) == prod(shape), "an array of objects of the wrong length")
         flat = np.empty(len(data), dtype=object)
-        flat[:] = [_item(value) for value in data]
+        flat[:] = [item_of(value) for value in data]
         return flat.reshape(shape)  # listed row by row, whatever their order in memory was
-    flat = np.frombuffer(_bytes(data), kind)
+    flat = np.frombuffer(_bytes(part, data), kind)
     return flat.reshape(shape).transpose(axes) if axes else flat.reshape(shape, order="F" if order == "F" else "C")
 
 
 def _values(part: Any) -> np.ndarray:
     """The values of a block or an index: an array, or one of pandas' own over a NumPy array, as objects."""
-    if _role(part) != "backed":
-        return _array(part)
+    if role_of(part) != "backed":
+        return array_of(part)
     of = part.args[0].role
-    inner = next(_array(x) for x in part.state if _role(x) in ("array", "buffer"))
+    inner = next(array_of(x) for x in part.state if role_of(x) in ("array", "buffer"))
     if of != "categorical":
         return inner
-    dtype = next(x for x in part.state if _role(x) == "categories")
+    dtype = next(x for x in part.state if role_of(x) == "categories")
     labels = np.append(_names(dtype.state["categories"]).astype(object), np.nan)
-    _need(inner.dtype.kind == "i" and inner.ndim == 1, "categories without codes")
-    _need(not inner.size or -1 <= inner.min() <= inner.max() < len(labels) - 1, "a category that does not exist")
+    need(inner.dtype.kind == "i" and inner.ndim == 1, "categories without codes")
+    need(not inner.size or -1 <= inner.min() <= inner.max() < len(labels) - 1, "a category that does not exist")
     return labels[inner]
 
 
 def _names(part: Any) -> np.ndarray:
-    _need(_role(part) == "index" and isinstance(part.args[1], dict), "an index of another kind")
-    _need("data" in part.args[1], "columns that have no names")
+    need(role_of(part) == "index" and isinstance(part.args[1], dict), "an index of another kind")
+    need("data" in part.args[1], "columns that have no names")
     names = _values(part.args[1]["data"])
-    _need(names.ndim == 1, "an index of more than one level")
+    need(names.ndim == 1, "an index of more than one level")
     return names
 
 
@@ -205,6 +278,21 @@ class Frame:
     blocks: list[tuple[np.ndarray, np.ndarray]]
     rows: int
 
+    def come(self) -> None:
+        """Looks at values that lie in the file column by column, in their order: the disk is slow in any other."""
+        for values in self._in_file(by_row=False):
+            values.reshape(-1)[:: mmap.PAGESIZE // values.itemsize].max()
+
+    def forget(self) -> None:
+        """Takes no memory any more for what was looked at of values that lie in the file row by row."""
+        for values in self._in_file(by_row=True):
+            _mapping(values).madvise(mmap.MADV_DONTNEED)
+
+    def _in_file(self, by_row: bool) -> Iterator[np.ndarray]:
+        for _, values in self.blocks:
+            if values.dtype.kind != "O" and values.T.flags.c_contiguous == by_row and _mapping(values) is not None:
+                yield values
+
     def column(self, name: str) -> np.ndarray:
         """The values of a column as objects, shape (rows,)."""
         place = self.names.index(name)
@@ -214,39 +302,48 @@ class Frame:
         raise AssertionError(name)  # every column is in a block: _frame has seen to it
 
 
+def _mapping(values: Any) -> Any:
+    """The part of a file that an array is a view of; None if it is in memory."""
+    while isinstance(values, np.ndarray):
+        values = values.base
+    return values.obj if isinstance(values, memoryview) and isinstance(values.obj, mmap.mmap) else None
+
+
 def _frame(part: Any, path: str | Path) -> Frame:
-    _need(_role(part) == "frame", f"'{_role(part) or type(part).__name__}', not a frame")
-    _need(isinstance(part.state, dict) and _role(part.state.get("_mgr")) == "manager", "a DataFrame of an old pandas")
+    need(role_of(part) == "frame", f"'{role_of(part) or type(part).__name__}', not a frame")
+    need(isinstance(part.state, dict) and role_of(part.state.get("_mgr")) == "manager", "a DataFrame of an old pandas")
     manager = part.state["_mgr"]
-    _need(len(manager.args) == 2, "a DataFrame of an old pandas")
+    need(len(manager.args) == 2, "a DataFrame of an old pandas")
     stored, axes = manager.args
     names = [number_text(name) for name in _names(axes[0])]
     blocks = []
     for block in stored:
-        _need(_role(block) == "block", "a block of another kind")
+        need(role_of(block) == "block", "a block of another kind")
         values, where, *_ = block.args
         values = np.atleast_2d(_values(values))
-        places = np.arange(len(names))[slice(*where.args)] if _role(where) == "slice" else _array(where)
-        _need(values.ndim == 2 and places.shape == values.shape[:1], "a block whose columns have no place")
+        places = np.arange(len(names))[slice(*where.args)] if role_of(where) == "slice" else array_of(where)
+        need(values.ndim == 2 and places.shape == values.shape[:1], "a block whose columns have no place")
         blocks.append((places, values))
-    _need(len({values.shape[1] for _, values in blocks}) == 1, "columns of different lengths")
+    need(len({values.shape[1] for _, values in blocks}) == 1, "columns of different lengths")
     covered = np.concatenate([places for places, _ in blocks])
-    _need(covered.dtype.kind == "i" and np.array_equal(np.sort(covered), np.arange(len(names))), "columns that lack")
+    need(covered.dtype.kind == "i" and np.array_equal(np.sort(covered), np.arange(len(names))), "columns that lack")
     return Frame(path, names, blocks, blocks[0][1].shape[1])
 
 
 def read_frame(path: str | Path) -> Frame:
-    """Reads a pickled DataFrame, running nothing of it; the arrays are views of the bytes read."""
+    """Reads a pickled DataFrame, running nothing of it; large arrays stay in the file and come as they are used."""
     try:
-        with Path(path).open("rb") as stream:
-            content = _Reader(stream, path).load()
-        table = _frame(content, path)
+        with _Stream(path) as stream:
+            content = {"__slots__": (), "content": staticmethod(stream.bytes_of)}
+            parts = {role: type(role, (part,), content) for role, part in Reader.parts.items()}
+            reader = type("FrameReader", (Reader,), {"parts": parts})(stream, path)
+            table = _frame(reader.load(), path)
     except (ContractError, OSError):
         raise
     except MemoryError as error:
         size = Path(path).stat().st_size / 1e9
         raise ContractError(f"{path}: {size:.1f} GB do not fit in memory, or the file is damaged") from error
-    except _FormError as error:
+    except FormError as error:
         raise ContractError(f"{path}: not a DataFrame of NumPy arrays: it holds {error}; {_REMEDY}") from error
     except Exception as error:  # a damaged file can fail in any way
         what = str(error)[:100] or type(error).__name__

@@ -3,8 +3,9 @@
 Read by :mod:`trueshift.data.sources.inert`, which runs nothing of a file.
 """
 
-import hashlib
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from trueshift.contract import CONTROL, ContractError
 from trueshift.data.sources.columns import number_text
 from trueshift.data.sources.inert import Frame, read_frame
 from trueshift.data.sources.messages import choices
+from trueshift.values import Writer, all_finite, is_large
 
 METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
-CHUNK = 1 << 22  # values converted together
+CHUNK = 1 << 20  # values converted together
+TILE = 16  # genes of them at once: a cache line of what is written, which is five times as fast as all of them
 
 
 # --- what the pair must hold --------------------------------------------------------------------------
@@ -54,38 +56,54 @@ def _genes(table: Frame) -> list[str]:
 
 def _labels(table: Frame, name: str) -> list[str]:
     """A column as text, "" where there is none."""
-    return ["" if value is None or value != value else number_text(value) for value in table.column(name)]
+    column = table.column(name)
+    return [x.strip() if type(x) is str else "" if x is None or x != x else number_text(x) for x in column]
 
 
-def _float32(
-    table: Frame, genes: list[str], ids: list[str], target: Callable[[int, int], np.ndarray]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Converts the genes chunk by chunk into what ``target(start, stop)`` gives, shape (rows, genes); yields it.
+def _float32(table: Frame, genes: list[str], ids: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """Converts the genes chunk by chunk; yields the first row of each and its values, shape (rows, genes).
 
-    Raises :class:`ContractError` at the first value that is NaN or infinite, naming gene and row.
+    A chunk is there until the one after the next is asked for. A negative zero becomes zero. Raises
+    :class:`ContractError` at the first value that is NaN or infinite, naming gene and row.
     """
     column_of = {name: column for column, name in enumerate(genes)}
-    plan: list[tuple[np.ndarray, Any, Any]] = []
+    table.come()
+    plan: list[tuple[np.ndarray, Any, list[tuple[slice, Any]]]] = []
     for places, values in table.blocks:
         wanted = [(row, column_of[table.names[at]]) for row, at in enumerate(places) if table.names[at] in column_of]
         if wanted:
-            rows, columns = (_span(np.array(x)) for x in zip(*wanted, strict=True))
-            plan.append((values, rows, columns))
+            rows, columns = np.array(wanted).T
+            width = TILE if values.strides[0] > values.strides[1] else len(columns)
+            pieces = [slice(at, at + width) for at in range(0, len(columns), width)]
+            plan.append((values, _span(rows), [(piece, _span(columns[piece])) for piece in pieces]))
     step = max(1, CHUNK // len(genes))
+    rooms = np.empty((2, min(step, table.rows), len(genes)), dtype=np.float32)
     for start in range(0, table.rows, step):
         stop = min(start + step, table.rows)
-        chunk = target(start, stop)
+        chunk = rooms[start // step % 2, : stop - start]
         with np.errstate(over="ignore"):
             for values, rows, columns in plan:
-                chunk[:, columns] = values[rows, start:stop].T
-        bad = ~np.isfinite(chunk)
-        if bad.any():
-            row, column = (int(x[0]) for x in np.nonzero(bad))
+                some = values[rows, start:stop].T
+                for piece, place in columns:
+                    chunk[:, place] = some[:, piece]
+        chunk += np.float32(0)
+        if not all_finite(chunk):
+            row, column = (int(x[0]) for x in np.nonzero(~np.isfinite(chunk)))
             raise ContractError(
                 f"{table.path}: gene '{genes[column]}' is NaN or infinite in row {start + row} (sig_id "
                 f"{ids[start + row]}); fill such values in or remove the row from both files"
             )
         yield start, chunk
+        table.forget()
+
+
+def _ahead(chunks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """The same chunks, each made while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, chunks, None)
+        while (chunk := following.result()) is not None:
+            following = pool.submit(next, chunks, None)
+            yield chunk
 
 
 def _span(places: np.ndarray) -> Any:
@@ -94,43 +112,59 @@ def _span(places: np.ndarray) -> Any:
     return slice(first, last + 1) if np.array_equal(places, np.arange(first, last + 1)) else places
 
 
+class _Table:
+    """Rows in memory, where :class:`trueshift.values.Writer` has them in a file. Rows never written take no memory."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.values, self._used = np.empty((rows, columns), dtype=np.float32), 0
+
+    def put(self, start: int, rows: np.ndarray) -> None:
+        stop = start + len(rows)
+        self.values[start:stop] = rows
+        self._used = max(stop, self._used)
+
+    def row(self, number: int) -> bytes:
+        return self.values[number].tobytes()
+
+    def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
+        return ad.AnnData(self.values[: self._used], obs=obs, var=var)
+
+
 @dataclass
 class _Controls:
     """Distinct control rows in the order they occur; ``which`` is the one of each row of the file, ``first`` reverse.
 
-    ``values`` has room for all rows of the file; what lies behind the distinct ones was never touched and takes no
-    memory.
+    They are in ``store``, behind as many rows as the file has: the place of the treated.
     """
 
     genes: list[str]
     aligned: dict[str, list[str]]
-    values: np.ndarray
+    store: _Table | Writer
     which: np.ndarray
     first: list[int]
 
 
-def _controls(path: str | Path) -> _Controls:
+def _controls(path: str | Path, values: Path | None) -> _Controls:
     table = read_frame(path)
     _require(table, ALIGNED)
     genes, aligned = _genes(table), {name: _labels(table, name) for name in ALIGNED}
-    values = np.empty((table.rows, len(genes)), dtype=np.float32)
+    room = 2 * table.rows, len(genes)
+    store = Writer(values, *room) if values and is_large(table.rows, len(genes)) else _Table(*room)
     which = np.empty(table.rows, dtype=np.int64)
-    number: dict[tuple[str, bytes], int] = {}
+    known: dict[tuple[str, int], list[int]] = {}
     first: list[int] = []
-    # a chunk lands behind the distinct rows found so far, then its new rows close up
-    for start, chunk in _float32(table, genes, aligned["sig_id"], lambda a, b: values[len(first) : len(first) + b - a]):
-        before, new = len(first), []
+    for start, chunk in _ahead(_float32(table, genes, aligned["sig_id"])):
         for i, row in enumerate(chunk):
             # the same profile under two cell lines is two controls: effects need one of their own context
-            key = (aligned["cell_id"][start + i], hashlib.blake2b(row, digest_size=16).digest())
-            if key not in number:
-                number[key] = len(first)
+            alike = known.setdefault((aligned["cell_id"][start + i], zlib.crc32(row)), [])
+            same = next((n for n in alike if store.row(table.rows + n) == row.tobytes()), None)
+            if same is None:
+                same = len(first)
+                alike.append(same)
                 first.append(start + i)
-                new.append(i)
-            which[start + i] = number[key]
-        if len(new) < len(chunk):
-            values[before : len(first)] = chunk[new]
-    return _Controls(genes, aligned, values, which, first)
+                store.put(table.rows + same, row[None])
+            which[start + i] = same
+    return _Controls(genes, aligned, store, which, first)
 
 
 def _check_pair(treated: Frame, control: str | Path, aligned: dict[str, list[str]], controls: _Controls) -> None:
@@ -158,6 +192,7 @@ def read(
     treated: str | Path,
     control: str | Path,
     log: Callable[[str], None] = print,
+    values: Path | None = None,
 ) -> ad.AnnData:
     """Reads a pair of pickled DataFrames, row i of ``control`` being the control of row i of ``treated``.
 
@@ -165,21 +200,20 @@ def read(
     ``treated`` also ``pert_id``, ``pert_idose``, ``smiles``. This is the layout in which PDGrapher's LINCS profiles are
     passed on (doi:10.1038/s41551-025-01481-x).
 
-    Returns (treated rows, then distinct controls) × genes, CSR float32. Control rows that are the same to the bit in
-    one cell line are stored once. obs: the columns of ``treated`` as they are (``idx`` as text), ``is_control``, and
-    ``control_id``, the name of a treated row's control. A control has the name of the first treated row it belongs to
-    with ``/control`` behind it, ``pert_id`` control, ``pert_idose`` 0 (a filter on doses passes it), no ``idx`` and no
-    SMILES.
+    Returns (treated rows, then distinct controls) × genes, float32, dense. Control rows that are equal in one cell line
+    are stored once. obs: the columns of ``treated`` as they are (``idx`` as text), ``is_control``, and ``control_id``,
+    the name of a treated row's control. A control has the name of the first treated row it belongs to with ``/control``
+    behind it, ``pert_id`` control, ``pert_idose`` 0 (a filter on doses passes it), no ``idx`` and no SMILES.
 
-    Memory, of n treated rows, d distinct controls, g genes and values of f bytes in the files: the peak is the larger
-    of (f + 4)·n·g + 4·d·g bytes, while treated values become float32, and 8·(n + d)·g, the result (12 in place of 8
-    from 2³¹ values on). One file is in memory at a time. Files of protocol 2 take about twice f.
+    Memory: what is returned, and chunks; values stay in the files until they are converted. Where ``values`` is given,
+    large tables are written there chunk by chunk (:mod:`trueshift.values`), and memory is that of metadata and chunks.
+    Files of protocols below 4, and blocks that pandas holds column by column, may take as much memory as the file.
 
     Raises :class:`ContractError` on a pickle that names anything but what such a frame needs (nothing of a file is
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
     occurs twice, and on gene values that are not finite numbers.
     """
-    controls = _controls(control)
+    controls = _controls(control, values)
     table = read_frame(treated)
     _require(table, METADATA)
     _genes(table)
@@ -192,11 +226,8 @@ def read(
         raise ContractError(f"{treated}: pert_id is '{CONTROL}' in a treated row; that is what controls are named here")
 
     n, d, g = table.rows, len(controls.first), len(controls.genes)
-    values = np.empty((n + d, g), dtype=np.float32)
-    values[n:] = controls.values[:d]
-    controls.values = values[n:]  # the first copy goes before treated values come
-    for _ in _float32(table, controls.genes, ids, lambda start, stop: values[start:stop]):
-        pass
+    for start, chunk in _ahead(_float32(table, controls.genes, ids)):
+        controls.store.put(start, chunk)
     del table
 
     names = [f"{ids[row]}/control" for row in controls.first]
@@ -210,7 +241,7 @@ def read(
     obs["control_id"] = [names[i] for i in controls.which] + [""] * d
     obs["is_control"] = np.arange(n + d) >= n
     log(f"{n} treated profiles with {d} distinct controls, {g} genes")
-    return ad.AnnData(_csr(values), obs=obs, var=pd.DataFrame(index=pd.Index(controls.genes)))
+    return controls.store.table(obs, pd.DataFrame(index=pd.Index(controls.genes)))
 
 
 def _check_ids(table: Frame, ids: list[str]) -> None:
@@ -223,15 +254,3 @@ def _check_ids(table: Frame, ids: list[str]) -> None:
             f"{table.path}: sig_id {ids[row]} occurs more than once (rows {ids.index(ids[row])} and {row}; "
             f"{again.sum()} such rows); give every row its own"
         )
-
-
-def _csr(values: np.ndarray) -> sparse.csr_matrix:
-    """CSR over the memory of a dense array, which it takes: no second copy of the values."""
-    rows, columns = values.shape
-    index = np.int32 if values.size < 1 << 31 else np.int64
-    indices = np.tile(np.arange(columns, dtype=index), rows)
-    starts = np.arange(rows + 1, dtype=index) * columns
-    matrix = sparse.csr_matrix((values.reshape(-1), indices, starts), shape=values.shape)
-    matrix.has_canonical_format = True
-    matrix.eliminate_zeros()
-    return matrix

@@ -24,7 +24,7 @@ from trueshift.evaluation.metrics.effect import (
     effect_spearman,
 )
 from trueshift.evaluation.metrics.errors import mae, mse, rmse
-from trueshift.evaluation.metrics.legacy import legacy_r2_topk
+from trueshift.evaluation.metrics.legacy import legacy_pearson, legacy_r2_topk
 from trueshift.evaluation.metrics.pair import Pair, Values
 from trueshift.evaluation.metrics.panel import centroid_accuracy, pds_cosine, pds_l1, pds_l2, vcc2025_pds
 from trueshift.evaluation.metrics.raw import pearson2_mean_topk, pearson2_var_topk, r2_mean_topk, r2_var_topk
@@ -158,6 +158,15 @@ _ALL = [
         "c̄ the mean of all controls; high for constants, for its noise is on both sides",
         source="MERGE (github.com/joshuaroll/MERGE)",
         per_k=True,
+        ranks=False,
+    ),
+    _CORRELATION(
+        "legacy_pearson",
+        legacy_pearson,
+        needs=("samples",),
+        formula="mean over true cells i of Pearson r(x_i − c̄, x̂ − c̄) over all genes, c̄ the mean of all controls; high "
+        "for constants, as legacy_r2_topk",
+        source="pearson_de in MERGE (github.com/joshuaroll/MERGE)",
         ranks=False,
     ),
     _CORRELATION(

@@ -99,7 +99,10 @@ class Pair:
     samples: Callable[[int], np.ndarray] | None = None
     """The true cells or profiles of condition i, (n_i, G)."""
     shared_control: np.ndarray | None = None
-    """Mean of all controls of the context, both halves: only for metrics that reproduce a published defect."""
+    """Mean of all controls of the context, both halves (of pairs: the own controls): only for metrics that reproduce a
+    published defect."""
+    left_out: np.ndarray | None = None
+    """(C,) text: why the prediction leaves a condition unanswered, empty where it does not. Its x_hat is then 0."""
 
     @classmethod
     def of(
