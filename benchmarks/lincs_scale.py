@@ -3,6 +3,8 @@
     PYTHON benchmarks/lincs_scale.py
     PYTHON benchmarks/lincs_scale.py --scale 0.1 --layout rows
 
+with the Python of the environment data (``.venv/bin/python tests/prefix.py data`` says where it is).
+
 Makes a treated and a control table of 182,246 profiles × 10,716 genes, float32, with metadata (``--scale`` takes a
 share of the profiles), pickles them as pandas does, and runs the stages as the workflow does, each a process of its
 own, one after the other. Peak memory is the largest resident set of a process, pages of mapped files among them.
@@ -58,7 +60,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "ridge_control": {},
     "perturbation_mean": {},
 }
-METRICS = {"metrics": ["r2_topk", "pearson_delta", "rmse_all"], "k": ["20", "40", "80"], "seed": 0}
+METRICS = {"metrics": ["r2_topk", "pearson_delta", "pds_l1", "rmse"], "k": ["20", "40", "80"], "seed": 0}
 
 
 class Stage(NamedTuple):
@@ -214,7 +216,11 @@ def copied(folder: Path, reads: dict[str, int], writes: int) -> float:
 
 
 def measure(folder: Path, python: Path) -> pd.DataFrame:
-    """Runs all stages, then copies plainly; a row each: seconds, seconds of CPU, GiB of memory, GB read and written, plain seconds."""
+    """Runs all stages, then copies plainly.
+
+    A row each: seconds, seconds of CPU, GiB of memory, GB that the stage has to read and to write, and the seconds that
+    this takes plainly.
+    """
     made = [folder / "treated.pkl", folder / "control.pkl"]
     forget(iter(made))
     runs = {stage.name: run_script(python, folder, stage.name, stage.options) for stage in stages()}

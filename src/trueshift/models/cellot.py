@@ -226,9 +226,10 @@ class CellOT(Model):
             epoch,
             name="CellOT, maps",
             seed=self.seed,
-            run=run and Later(run, math.ceil(self.autoencoder_steps / self.autoencoder_validate_every)),
+            run=run,
             fingerprint=key,
             file=FILES[1],
+            offset=math.ceil(self.autoencoder_steps / self.autoencoder_validate_every),
         )
         return maps.g if measure is None else maps.best
 
@@ -274,18 +275,6 @@ class CellOT(Model):
         load_weights(self.autoencoder, Path(folder, "autoencoder.pt"))
         load_weights(self.maps, Path(folder, "maps.pt"))
         return self
-
-
-class Later(Run):
-    """The second phase of a run: its epochs are counted on from the first, as wandb takes no step twice."""
-
-    def __init__(self, run: Run, offset: int) -> None:
-        super().__init__(resume=run.resume)
-        self._run, self._offset = run, offset
-
-    def log(self, step: int, **values: float) -> None:
-        """Reports at ``step`` after the first phase."""
-        self._run.log(self._offset + step, **values)
 
 
 class Draws:

@@ -301,12 +301,13 @@ class ChemCPA(Model):
             epoch,
             name=phase.name,
             seed=self.seed,
-            run=LaterSteps(run, phase.before) if run and phase.before else run,
+            run=run,
             fingerprint=digest,
             validate=validate if len(group) else None,
             validate_every=self.validate_every,
             patience=self.patience,
             file=phase.file,
+            offset=phase.before,
         )
 
     def _make_network(self) -> ChemCPANetwork:
@@ -511,15 +512,3 @@ class Phase:
     val: np.ndarray
     val_control: np.ndarray
     before: int
-
-
-class LaterSteps(Run):
-    """A run whose steps are counted from ``before`` on: wandb takes no step twice."""
-
-    def __init__(self, run: Run, before: int) -> None:
-        super().__init__(resume=run.resume)
-        self.run, self.before = run, before
-
-    def log(self, step: int, **values: float) -> None:
-        """Reports to the run."""
-        self.run.log(self.before + step, **values)

@@ -33,6 +33,7 @@ def train_epochs(
     validate_every: int = 1,
     patience: int | None = None,
     file: str = "state.pt",
+    offset: int = 0,
 ) -> None:
     """Trains ``parts`` for ``epochs``; at the end networks have their best weights on validation, else their last.
 
@@ -41,7 +42,7 @@ def train_epochs(
     ``validate()`` returns what is to become small, and is called after every ``validate_every`` epochs and the last;
     ``patience`` such values in a row without a better one end the training. After each of them a checkpoint is written
     to ``run.resume/file``, and taken up by the next training of the same ``fingerprint``; it is removed by
-    :meth:`Checkpoint.discard`, once all phases of a training are done.
+    :meth:`Checkpoint.discard`, once all phases of a training are done. A later phase reports its epochs ``offset`` on.
 
     Raises :class:`ContractError` when a loss is no longer finite.
     """
@@ -75,7 +76,7 @@ def train_epochs(
         states = {key: part.state_dict() for key, part in parts.items()}
         checkpoint.write({"parts": states, "epoch": number, "stale": stale, "best_value": best_value, "best": best})
         if run:
-            run.log(number, **values)
+            run.log(offset + number, **values)
     if patience is not None and stale >= patience:
         checkpoint.say(f"stopped after epoch {number}: no better validation loss {stale} times in a row")
     for key in networks:
