@@ -240,7 +240,7 @@ def test_a_damaged_file_is_named_wherever_it_ends(tmp_path: Path) -> None:
     for content in (pickle.dumps({"C": np.ones(30)}), zlib.decompress(base64.b85decode(TENSORS["pickled"]))):
         for length in range(0, len(content), 13):
             (tmp_path / "f.pkl").write_bytes(content[:length])
-            with pytest.raises(ContractError, match=r"f\.pkl: cannot be read as a pickled dict .* is it whole"):
+            with pytest.raises(ContractError, match=r"f\.pkl: cannot be read as a dict of vectors .* is it whole"):
                 read_vectors(tmp_path / "f.pkl")
 
 

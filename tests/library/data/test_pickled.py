@@ -303,12 +303,12 @@ MISTAKES = {
     "no genes": (lambda t, c: (t, c.drop(columns=GENES)), r"control\.pkl: no gene columns"),
     "no rows": (lambda t, c: (t, c.iloc[:0]), r"control\.pkl: no rows"),
     "control": (lambda t, c: (change(t, 0, "pert_id", "control"), c), r"pert_id is 'control' in a treated row"),
-    "a list": (lambda t, c: (t, [1, 2]), r"control\.pkl: not a DataFrame .* it holds 'list'"),
-    "an array": (lambda t, c: (c[GENES].to_numpy(), c), r"treated\.pkl: not a DataFrame .* it holds 'buffer'"),
+    "a list": (lambda t, c: (t, [1, 2]), r"control\.pkl: not a pickled DataFrame .* it holds 'list'"),
+    "an array": (lambda t, c: (c[GENES].to_numpy(), c), r"treated\.pkl: not a pickled DataFrame .* it holds 'buffer'"),
     "a series": (lambda t, c: (t, c["G1"]), r"control\.pkl: the pickle names 'pandas.*Series'"),
     "lists inside": (
         lambda t, c: (t, c.assign(smiles=[[1]] * 6)),
-        r"control\.pkl: not a DataFrame .* a column with values of type list",
+        r"control\.pkl: not a pickled DataFrame .* a column with values of type list",
     ),
     "levels": (
         lambda t, c: (t, c.set_axis(pd.MultiIndex.from_product([["a"], c.columns]), axis=1)),

@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -180,6 +181,23 @@ class FormError(Exception):
     """What a note says is not of the form that is read."""
 
 
+@contextmanager
+def refusals(path: str | Path, form: str, remedy: str) -> Iterator[None]:
+    """Turns what fails while a foreign file is read into a :class:`ContractError` naming it, ``form`` and remedy."""
+    try:
+        yield
+    except (ContractError, OSError):
+        raise
+    except MemoryError as error:
+        size = Path(path).stat().st_size / 1e9
+        raise ContractError(f"{path}: {size:.1f} GB do not fit in memory, or the file is damaged") from error
+    except FormError as error:
+        raise ContractError(f"{path}: not {form}: it holds {error}; {remedy}") from error
+    except Exception as error:  # a damaged file can fail in any way
+        what = str(error)[:100] or type(error).__name__
+        raise ContractError(f"{path}: cannot be read as {form} ({what}); is it whole? {remedy}") from error
+
+
 # --- from notes to arrays -----------------------------------------------------------------------------
 
 
@@ -332,24 +350,11 @@ def _frame(part: Any, path: str | Path) -> Frame:
 
 def read_frame(path: str | Path) -> Frame:
     """Reads a pickled DataFrame, running nothing of it; large arrays stay in the file and come as they are used."""
-    try:
-        with _Stream(path) as stream:
-            content = {"__slots__": (), "content": staticmethod(stream.bytes_of)}
-            parts = {role: type(role, (part,), content) for role, part in Reader.parts.items()}
-            reader = type("FrameReader", (Reader,), {"parts": parts})(stream, path)
-            table = _frame(reader.load(), path)
-    except (ContractError, OSError):
-        raise
-    except MemoryError as error:
-        size = Path(path).stat().st_size / 1e9
-        raise ContractError(f"{path}: {size:.1f} GB do not fit in memory, or the file is damaged") from error
-    except FormError as error:
-        raise ContractError(f"{path}: not a DataFrame of NumPy arrays: it holds {error}; {_REMEDY}") from error
-    except Exception as error:  # a damaged file can fail in any way
-        what = str(error)[:100] or type(error).__name__
-        raise ContractError(
-            f"{path}: cannot be read as a pickled DataFrame ({what}); is it whole? {_REMEDY}"
-        ) from error
+    with refusals(path, "a pickled DataFrame of NumPy arrays", _REMEDY), _Stream(path) as stream:
+        content = {"__slots__": (), "content": staticmethod(stream.bytes_of)}
+        parts = {role: type(role, (part,), content) for role, part in Reader.parts.items()}
+        reader = type("FrameReader", (Reader,), {"parts": parts})(stream, path)
+        table = _frame(reader.load(), path)
     twice = next(
         (name for name, again in zip(table.names, pd.Index(table.names).duplicated(), strict=True) if again), None
     )

@@ -16,7 +16,18 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.inert import ARRAYS, FormError, Part, Reader, array_of, item_of, need, parts_of, role_of
+from trueshift.data.sources.inert import (
+    ARRAYS,
+    FormError,
+    Part,
+    Reader,
+    array_of,
+    item_of,
+    need,
+    parts_of,
+    refusals,
+    role_of,
+)
 
 # Storages by what torch calls them; NumPy has no bfloat16, so those values become float32, which holds them all.
 STORAGES = {
@@ -188,7 +199,7 @@ def read(path: str | Path, only: Collection[str] | None = None) -> Any:
     is ever run), on files that torch before 1.6 wrote, on tensors that reach beyond their storage and on damage.
     """
     path = Path(path)
-    try:
+    with refusals(path, "a file of tensors as torch.save writes it", REMEDY):
         with path.open("rb") as stream:
             start = stream.read(len(ZIP))
         if start != ZIP:
@@ -203,13 +214,3 @@ def read(path: str | Path, only: Collection[str] | None = None) -> Any:
             need(len(names) == 1, "no data.pkl")
             archive = _Archive(file, names.pop().removesuffix("data.pkl"), only)
             return archive.plain(_TorchReader(io.BytesIO(archive.content("data.pkl")), path).load())
-    except (ContractError, OSError):
-        raise
-    except MemoryError as error:
-        size = path.stat().st_size / 1e9
-        raise ContractError(f"{path}: {size:.1f} GB do not fit in memory, or the file is damaged") from error
-    except FormError as error:
-        raise ContractError(f"{path}: not a file of tensors as torch.save writes it: {error}; {REMEDY}") from error
-    except Exception as error:  # a damaged file can fail in any way
-        what = str(error)[:100] or type(error).__name__
-        raise ContractError(f"{path}: cannot be read as a file of torch.save ({what}); is it whole?") from error

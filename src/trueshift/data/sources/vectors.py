@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from trueshift.contract import ContractError
 from trueshift.data.sources import torch_file
-from trueshift.data.sources.inert import ARRAYS, FormError, Reader, array_of, need, parts_of, role_of
+from trueshift.data.sources.inert import ARRAYS, FormError, Reader, array_of, need, parts_of, refusals, role_of
 
 # A tensor that is pickled by itself carries its storage as bytes, in the form of torch.save before it wrote zip files.
 NAMES = {
@@ -44,23 +43,12 @@ def read_vectors(path: str | Path) -> dict[str, np.ndarray]:
     run), on a damaged file, and on anything that is not a vector of numbers.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            zipped = stream.read(len(torch_file.ZIP)) == torch_file.ZIP
-            stream.seek(0)
-            content = torch_file.read(path) if zipped else _VectorReader(stream, path).load()
+    with refusals(path, KIND, REMEDY), path.open("rb") as stream:
+        zipped = stream.read(len(torch_file.ZIP)) == torch_file.ZIP
+        stream.seek(0)
+        content = torch_file.read(path) if zipped else _VectorReader(stream, path).load()
         need(type(content) is dict and content, f"'{role_of(content) or type(content).__name__}', or nothing")
         return _alike({name: _vector(name, value, path) for name, value in content.items()})
-    except (ContractError, OSError):
-        raise
-    except MemoryError as error:
-        size = path.stat().st_size / 1e9
-        raise ContractError(f"{path}: {size:.1f} GB do not fit in memory, or the file is damaged") from error
-    except FormError as error:
-        raise ContractError(f"{path}: not {KIND}: it holds {error}; {REMEDY}") from error
-    except Exception as error:  # a damaged file can fail in any way
-        what = str(error)[:100] or type(error).__name__
-        raise ContractError(f"{path}: cannot be read as a pickled dict ({what}); is it whole? {REMEDY}") from error
 
 
 def _vector(name: Any, value: Any, path: Path) -> np.ndarray:
