@@ -81,6 +81,7 @@ benchmark: environments .envs/comparators/installed  ## scoring beside cell-eval
 	$(DRIVER)/python benchmarks/scoring.py
 	$(DRIVER)/python benchmarks/scoring.py --panel 5000
 	$(DRIVER)/python benchmarks/dag.py
+	"$$($(DRIVER)/python tests/prefix.py data)/bin/python" benchmarks/lincs_scale.py --models
 
 lock: .venv/installed  ## resolves envs/requirements/*.in anew
 	$(DRIVER)/python envs/lock.py

@@ -36,6 +36,8 @@ def estimate(plan: Plan) -> tuple[float, list[str]]:
     total, unknown = 0.0, []
     for dataset in dict.fromkeys(chain.dataset for chain in plan.chains):
         size = imported_bytes(plan, dataset)
+        values = Path("results", dataset, ".normalized.h5ad.values")  # apart, written once, linked to by all stages
+        total += values.stat().st_size if values.exists() else 0
         if size is None:
             unknown.append(dataset)
             continue
@@ -51,7 +53,8 @@ def words(plan: Plan, folder: Path = Path()) -> str:
     """The estimate in one line, beside what is free; says what to do where that is too little."""
     total, unknown = estimate(plan)
     free = shutil.disk_usage(folder).free
-    taken = sum(file.stat().st_size for file in folder.glob("results/**/*") if file.is_file())
+    files = [file.stat() for file in folder.glob("results/**/*") if file.is_file()]
+    taken = sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())  # large values are links
     line = (
         f"disk: about {_size(total)} for the whole configuration, {_size(taken)} of it there; " if total else "disk: "
     )

@@ -176,7 +176,7 @@ def pickles(folder: Path) -> None:
     facts["pert_idose"], facts["smiles"] = "1", "C"
     treated, control = rng.normal(8, 1, (2, n, G)).astype("f4")
     control = control[np.arange(n) // 5 * 5]
-    treated[[3, 30]] = treated[9]  # equal rows, of which some are tested and some trained on
+    treated[30] = treated[9]  # equal rows, one of them tested and one trained on
     treated[12] = 0
     treated[20, 4] = -0.0
     for name, table in {"treated": treated, "control": control}.items():

@@ -55,6 +55,18 @@ def test_once_imported_its_own_size_counts(plan, tmp_path):
     assert "0.8 MB of it there" in disk.words(plan)
 
 
+def test_values_that_stages_link_to_count_once(plan, tmp_path):
+    folder = tmp_path / "results/mini"
+    folder.mkdir(parents=True)
+    (folder / "normalized.h5ad").write_bytes(bytes(1000))
+    before, _ = disk.estimate(plan)
+    (folder / ".normalized.h5ad.values").write_bytes(bytes(5_000_000))
+    for name in ("train", "query"):
+        (folder / f".{name}.h5ad.values").hardlink_to(folder / ".normalized.h5ad.values")
+    assert disk.estimate(plan)[0] == before + 5_000_000
+    assert "5.0 MB of it there" in disk.words(plan)
+
+
 def test_too_little_room_is_said_with_the_remedy(plan, monkeypatch):
     assert "may not be enough" not in disk.words(plan)
     usage = namedtuple("usage", "total used free")

@@ -157,13 +157,12 @@ def input_cells(query: ad.AnnData, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(chosen), np.repeat(np.arange(len(table)), [len(rows) for rows in chosen])
 
 
-def matched_controls(train: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
-    """What every perturbed row of ``train`` is compared with: the table of controls (M, G), and a row of it for each.
+def control_pools(train: ad.AnnData) -> tuple[list[np.ndarray], np.ndarray]:
+    """What every perturbed row of ``train`` may be compared with: pools of control rows, and its pool's number, (N,).
 
-    A paired profile has its own control (``control_id``), as far as that is in training; every other row has the mean
-    of the controls of its context and batch, or of its context where that batch has none. The table is float32, the
-    rows, shape (N,), follow the order of the perturbed rows of ``train``. Raises :class:`ContractError` for a context
-    without controls.
+    A paired profile has its own control (``control_id``), as far as that is in training; every other row has the
+    controls of its context and batch, or of its context where that batch has none. Both follow the order of ``train``.
+    Raises :class:`ContractError` for a context without controls.
     """
     obs = train.obs
     control = obs["is_control"].to_numpy(bool)
@@ -185,8 +184,13 @@ def matched_controls(train: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
             raise ContractError(f"train: context {names[-1]} has perturbed cells but no control cells")
         wanted.append(found)
     used = {pool: code for code, pool in enumerate(dict.fromkeys(wanted))}
-    means = np.stack([column_means(train.X, pools[pool]) for pool in used]).astype(np.float32)
-    return means, np.array([used[pool] for pool in wanted])
+    return [pools[pool] for pool in used], np.array([used[pool] for pool in wanted])
+
+
+def matched_controls(train: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """The means of :func:`control_pools`, float32 (M, G), and for every perturbed row of ``train`` one of them, (N,)."""
+    pools, pool_of = control_pools(train)
+    return np.stack([column_means(train.X, rows) for rows in pools]).astype(np.float32), pool_of
 
 
 def total_dose(doses: pd.Series) -> np.ndarray:

@@ -25,12 +25,11 @@ from trueshift.contract import (
     asked,
     column_means,
     dense,
-    input_controls,
     make_prediction,
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, matched_controls, query_controls, total_dose
+from trueshift.models.base import Model, control_pools, input_cells, total_dose
 from trueshift.models.features import Features
 from trueshift.models.state_network import RisingReLU
 from trueshift.models.state_training import Cells
@@ -170,8 +169,9 @@ class TransigenNetwork(nn.Module):
 class TranSiGen(Model):
     """x̂ = decoder(z2'), z2' from the latent of the control and the molecule. Predicts profiles.
 
-    - Data: every perturbed training profile is a row x2, its matched control x1; of cells, whose control is the mean of
-      those of their context and batch, each is a row.
+    - Data: every perturbed training profile (or cell) is a row x2. Its x1 is its own control, where it has one; else in
+      every epoch another one of the controls of its context and batch is drawn. (The mean of them would do as well to
+      learn from, but an input that never varies is one that batch normalisation cannot standardise.)
     - Molecules: the ``features`` named (see :class:`trueshift.models.features.Features`; a combination has the sum of
       its components), divided by one number, their root mean square over the training conditions: columns of unlike
       scale should be scaled in the table. Doses are not told apart, unless ``dose`` adds the logarithm of the summed
@@ -184,9 +184,9 @@ class TranSiGen(Model):
       by the same loss, latents at their means; the best weights stay, and ``patience`` times without better ones end
       the training. Without such profiles all epochs are run and the last weights stay. ``threads``: of torch.
 
-    Where conditions are paired with controls of their own the answer is the mean of the profiles decoded from each, as
-    each was a row in training; else the profile decoded from the mean of the context's controls. That is also the mean
-    control plus the mean predicted change, since the change of the paper is taken from the observed control.
+    The answer is the mean of the profiles decoded from input controls, one by one, as each was a row in training. That
+    is also the mean control plus the mean predicted change, since the change of the paper is taken from the observed
+    control.
 
     On a CPU the same seed and number of threads give the same bits, be the training interrupted or not.
     """
@@ -234,7 +234,7 @@ class TranSiGen(Model):
         """Trains on the perturbed rows; a checkpoint of the same training in ``run.resume`` is taken up."""
         settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network", "known")}
         self.known = Features.read(train, self.features)
-        controls, control_of = matched_controls(train)  # (M, G), and a row of it for every perturbed row
+        pools, pool_of = control_pools(train)
         rows = np.flatnonzero(~train.obs["is_control"].to_numpy(bool))
         validation = (train.obs["role"].astype(str) == "val").to_numpy()[rows]
         training, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
@@ -258,16 +258,20 @@ class TranSiGen(Model):
         expression = Cells(train.X, device)
         molecules = torch.from_numpy(inputs / np.float32(self.facts["feature_scale"])).to(device)
 
-        def losses(chosen: np.ndarray) -> Tensor:
-            x1 = torch.from_numpy(controls[control_of[chosen]]).to(device)
+        def drawn(rng: np.random.Generator) -> np.ndarray:
+            sizes = np.array([len(pool) for pool in pools])[pool_of]
+            return np.array([pools[pool][i] for pool, i in zip(pool_of, rng.integers(sizes), strict=True)])
+
+        def losses(chosen: np.ndarray, controls: np.ndarray) -> Tensor:
+            x1 = expression.rows(controls[chosen])
             x2 = expression.rows(rows[chosen])
             molecule = molecules[torch.from_numpy(label_of[chosen]).to(device)]
             return self.network.losses(x1, x2, molecule, self.kl_weight)
 
         def epoch(number: int, rng: np.random.Generator) -> dict[str, float]:
-            total = 0.0
+            total, controls = 0.0, drawn(rng)
             for batch in shuffled_batches(rng, len(training), self.batch_size, least=2):
-                loss = losses(training[batch]).sum()
+                loss = losses(training[batch], controls).sum()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
                 optimizer.step()
@@ -276,17 +280,18 @@ class TranSiGen(Model):
 
         def validate() -> float:
             parts = np.array_split(held_out, math.ceil(len(held_out) / CHUNK))
-            return sum(losses(part).sum().item() for part in parts) / len(held_out)
+            return sum(losses(part, fixed).sum().item() for part in parts) / len(held_out)
 
+        fixed = drawn(np.random.default_rng([self.seed, len(rows)]))
         with reproducible(self.seed, device, self.threads):
             self.network = self._make_network()
-            self.network.control.start_at(controls[control_of[training]].mean(axis=0))
+            self.network.control.start_at(column_means(train.X, fixed[training]))
             self.network.perturbed.start_at(column_means(train.X, rows[training]))
             self.network.to(device)
             optimizer = torch.optim.Adam(
                 self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
             )
-            arrays = (train.X, controls, control_of, rows, validation, inputs, label_of)
+            arrays = (train.X, fixed, pool_of, rows, validation, inputs, label_of)
             digest = fingerprint(settings, *arrays) if run and run.resume else ""
             train_epochs(
                 {"network": self.network, "optimizer": optimizer},
@@ -334,18 +339,12 @@ class TranSiGen(Model):
             )
         conditions = asked(query)
         molecules = self._inputs(conditions) / np.float32(self.facts["feature_scale"])
-        if "control_id" in conditions:
-            chosen = input_controls(query)
-            owner = np.repeat(np.arange(len(chosen)), [len(rows) for rows in chosen])
-            controls, control_of = query.X, np.concatenate(chosen)
-        else:
-            controls, control_of = query_controls(query), np.arange(len(conditions))
-            owner = control_of
+        rows, owner = input_cells(query, self.seed)
         total = np.zeros((len(conditions), query.n_vars))
         network = self.network.to(device := gpu.device())
         with torch.no_grad(), reproducible(self.seed, device, self.threads):
             for part in np.array_split(np.arange(len(owner)), math.ceil(len(owner) / CHUNK)):
-                x1 = torch.from_numpy(dense(controls[control_of[part]])).to(device)
+                x1 = torch.from_numpy(dense(query.X[rows[part]])).to(device)
                 molecule = torch.from_numpy(molecules[owner[part]]).to(device)
                 np.add.at(total, owner[part], network(x1, molecule).cpu().numpy())
         return make_prediction(query, total / np.bincount(owner)[:, None])

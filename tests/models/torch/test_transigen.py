@@ -333,16 +333,28 @@ def test_answers_by_the_means_of_latents_averaged_over_paired_controls(fitted: T
     np.testing.assert_allclose(answer[1], decoded.mean(dim=0).numpy(), rtol=1e-5)
 
 
-def test_without_pairs_the_mean_control_is_asked(fitted: TranSiGen) -> None:
-    train, query, _ = paired()
-    query.uns["conditions"] = query.uns["conditions"].drop(columns="control_id")
-    one = query[query.obs["context"] == "A"].copy()
-    one.X = sparse.csr_matrix(np.tile(dense(one.X).mean(axis=0), (one.n_obs, 1)))
-    first = query.uns["conditions"].iloc[:1]
-    assert first["context"].item() == "A"
-    query.uns["conditions"] = one.uns["conditions"] = first
-    np.testing.assert_allclose(fitted.predict(query).X, fitted.predict(one).X, rtol=1e-5)
-    assert train.n_obs
+def test_without_pairs_every_control_of_the_context_is_asked(fitted: TranSiGen) -> None:
+    _, query, _ = paired()
+    alone = query.uns["conditions"].iloc[:1].drop(columns="control_id")
+    query.uns["conditions"] = alone
+    together = fitted.predict(query).X[0]
+    here = np.flatnonzero((query.obs["context"] == alone["context"].item()).to_numpy())
+    one_by_one = [fitted.predict(query[[row]].copy()).X[0] for row in here]
+    np.testing.assert_allclose(together, np.mean(one_by_one, axis=0), rtol=1e-5)
+
+
+def test_a_plate_whose_wells_share_their_controls_is_learnt() -> None:
+    train, query, truth = paired()
+    here = (train.obs["context"] == "A").to_numpy()
+    train = train[here].copy()
+    del train.obs["control_id"], query.obs["control_id"]
+    table = query.uns["conditions"]
+    wanted = (table["context"] == "A").to_numpy()
+    query.uns["conditions"] = table[wanted].drop(columns="control_id").reset_index(drop=True)
+    answer = TranSiGen(seed=1, **SMALL).fit(train).predict(query)
+    control = dense(train.X)[train.obs["is_control"].to_numpy()].mean(axis=0)
+    error, floor = (((x - truth[wanted]) ** 2).mean() for x in (answer.X, control))
+    assert error < floor
 
 
 def test_combinations_have_the_sum_of_features_and_doses_count_only_if_told() -> None:

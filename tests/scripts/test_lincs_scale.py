@@ -1,0 +1,51 @@
+"""A tenth of LINCS goes from pickles to pairs in bounded memory, and keeps its values; time is only printed."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import ROOT
+
+from trueshift import values
+from trueshift.contract import open_h5ad, read_pairs
+from trueshift.data.sources.inert import read_frame
+
+SCALE, GENES = 0.1, 10_716
+PROGRAM = ROOT / "benchmarks/lincs_scale.py"
+
+
+@pytest.mark.parametrize("layout", ["columns", "rows"])
+def test_a_tenth_of_lincs(tmp_path: Path, layout: str) -> None:
+    if shutil.disk_usage(tmp_path).free < 5e9:
+        pytest.skip("NEEDS 5 GB of disk")
+    spec = importlib.util.spec_from_file_location("lincs_scale", PROGRAM)
+    assert spec and spec.loader
+    lincs_scale = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lincs_scale)
+    made = [sys.executable, PROGRAM, "--make", "--scale", str(SCALE), "--layout", layout, "--folder", tmp_path]
+    subprocess.run(made, check=True)
+
+    table = lincs_scale.measure(tmp_path, Path(sys.executable)).set_index("stage")
+    print(table)
+    size = 4 * GENES * 18_225 / 2**30
+    assert table.loc["import_data", "GiB"] < (size if layout == "columns" else 0) + 0.5
+    assert (table.drop(index="import_data")["GiB"] < 0.6).all()  # interpreter, libraries and blocks
+    assert table["GB written"].sum() < 1.1 * (1.05 * size * 1.074) + 0.1  # values are written once
+
+    treated = read_frame(tmp_path / "treated.pkl")
+    ids = list(treated.column("sig_id"))
+    expected = {gene: treated.column(gene) for gene in ("GENE00000", "GENE05000", "GENE10715")}
+    for name in ("train", "truth"):
+        part = open_h5ad(tmp_path / f"{name}.h5ad")
+        assert values.are_apart(part)
+        rows = np.flatnonzero(~part.obs["is_control"])[[0, 1, 1000, -1]]
+        found = values.matrix_of(part, rows)
+        for gene, column in expected.items():
+            source = [column[ids.index(cell)] for cell in part.obs_names[rows]]
+            np.testing.assert_array_equal(found[:, part.var_names.get_loc(gene)], source)
+    pairs = read_pairs(tmp_path / "pairs.npz")
+    assert pairs.perturbed.max() < open_h5ad(tmp_path / "train.h5ad").n_obs
