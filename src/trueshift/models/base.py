@@ -188,7 +188,7 @@ def control_pools(train: ad.AnnData) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def matched_controls(train: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
-    """The means of :func:`control_pools`, float32 (M, G), and for every perturbed row of ``train`` one of them, (N,)."""
+    """The means of :func:`control_pools`, float32 (M, G), and for each perturbed row of ``train`` one of them, (N,)."""
     pools, pool_of = control_pools(train)
     return np.stack([column_means(train.X, rows) for rows in pools]).astype(np.float32), pool_of
 
