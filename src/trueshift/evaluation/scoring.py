@@ -111,7 +111,7 @@ def score_pair(pair: Pair, truth: Truth, settings: Mapping[str, Any]) -> pd.Data
     One row per condition, metric and k, in this nesting. ``k`` is text, empty for metrics without k. ``value`` is NaN
     where undefined, and then ``reason`` says why:
 
-    - what the prediction itself says of a condition that it leaves unanswered: ``no features``;
+    - what the prediction itself says of a condition that it leaves unanswered: ``no features``, ``not in training``;
     - ``too few controls``: fewer than 40 in the context (2 profiles), for metrics that need controls;
     - ``no cells``: the prediction is one profile per condition, for metrics that need cells;
     - ``fewer than k genes`` (k = 20, …);

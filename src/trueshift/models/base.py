@@ -199,14 +199,23 @@ def total_dose(doses: pd.Series) -> np.ndarray:
     return doses.astype(str).map(amounts).to_numpy(np.float64)
 
 
+class UnseenError(ContractError):
+    """What a model was never shown and cannot predict; ``unseen`` says which of the conditions asked, (C,) bool."""
+
+    def __init__(self, message: str, unseen: np.ndarray) -> None:
+        super().__init__(message)
+        self.unseen = unseen
+
+
 def refuse_unseen(query: ad.AnnData, known: set[tuple[str, ...]], columns: list[str], model: str) -> None:
-    """Raises if an asked condition, reduced to ``columns``, is not among those known from training."""
-    table = asked(query)[columns].astype(str)
-    unseen = [row for row in table.itertuples(index=False, name=None) if row not in known]
-    if unseen:
-        what = ", ".join(f"{column} {value}" for column, value in zip(columns, unseen[0], strict=True))
-        raise ContractError(
-            f"{model} was never shown {what} in training and cannot predict it; exclude it from this split"
+    """Raises :class:`UnseenError` if an asked condition, reduced to ``columns``, is not among those known."""
+    rows = list(asked(query)[columns].astype(str).itertuples(index=False, name=None))
+    unseen = np.array([row not in known for row in rows])
+    if unseen.any():
+        first = rows[np.flatnonzero(unseen)[0]]
+        what = ", ".join(f"{column} {value}" for column, value in zip(columns, first, strict=True))
+        raise UnseenError(
+            f"{model} was never shown {what} in training and cannot predict it; exclude it from this split", unseen
         )
 
 

@@ -1,8 +1,9 @@
-"""Models that need features or structures of perturbations, on data where some perturbations have none.
+"""What a model cannot be asked, condition by condition: declared unanswered, so that scoring counts it.
 
-Such perturbations are left out of training and not asked of the model: zeros in the place of features would be an
-answer to another question. What is not asked is declared unanswered, so scoring counts it (:func:`unanswered` of
-:mod:`trueshift.contract`).
+Models that need features or structures of perturbations meet data where some have none. Such perturbations are left out
+of training and not asked: zeros in the place of features would be an answer to another question. And a fold that holds
+out lines, or samples, may hold the only ones of a perturbation: a model that knows perturbations by name alone leaves
+that one unanswered. See :func:`unanswered` of :mod:`trueshift.contract`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,10 +23,11 @@ from trueshift.contract import (
     target_gene,
     unanswered,
 )
-from trueshift.models.base import Model
+from trueshift.models.base import Model, UnseenError
 from trueshift.models.features import TARGET_EXPRESSION
 
 REASON = "no features"
+UNSEEN = "not in training"
 SHOWN = 5
 
 
@@ -98,18 +100,35 @@ def train_on_covered(
 
 
 def predict_covered(model: Model, query: ad.AnnData, settings: Mapping[str, Any]) -> ad.AnnData:
-    """The prediction of the covered conditions asked; the others in its ``uns["unanswered"]``, with the reason."""
-    table = asked(query)
-    kept = covered(table["perturbation"], query, settings)
+    """The prediction of what can be asked of the model; the rest in its ``uns["unanswered"]``, with the reason.
+
+    Raises :class:`trueshift.models.base.UnseenError` if all that has features was never shown to the model.
+    """
+    kept = covered(asked(query)["perturbation"], query, settings)
     if kept.all():
-        return model.predict(query)
+        return _predict_seen(model, query)
     print(f"not asked of the model, without {_words(settings)}: {(~kept).sum()} of {len(kept)} conditions")
-    part = _asking(query, table[kept])
+    part = _asking(query, asked(query)[kept])
     nothing = np.empty((0, query.n_vars), dtype=np.float32)
-    prediction = model.predict(part) if kept.any() else make_prediction(part, nothing)
-    left = table.loc[~kept, CONDITION].astype(str).assign(reason=REASON)
-    left = pd.concat([unanswered(prediction), left], ignore_index=True)
-    prediction.uns["unanswered"] = left.set_axis(left.index.astype(str))
+    prediction = _predict_seen(model, part) if kept.any() else make_prediction(part, nothing)
+    return _left_out(prediction, query, ~kept, REASON)
+
+
+def _predict_seen(model: Model, query: ad.AnnData) -> ad.AnnData:
+    try:
+        return model.predict(query)
+    except UnseenError as error:
+        if error.unseen.all():
+            raise
+        print(f"left unanswered: {error.unseen.sum()} of {len(error.unseen)} conditions; {error}")
+        prediction = _predict_seen(model, _asking(query, asked(query)[~error.unseen]))
+        return _left_out(prediction, query, error.unseen, UNSEEN)
+
+
+def _left_out(prediction: ad.AnnData, query: ad.AnnData, left: np.ndarray, reason: str) -> ad.AnnData:
+    table = asked(query).loc[left, CONDITION].astype(str).assign(reason=reason)
+    table = pd.concat([unanswered(prediction), table], ignore_index=True)
+    prediction.uns["unanswered"] = table.set_axis(table.index.astype(str))
     return prediction
 
 

@@ -29,7 +29,7 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, input_cells, total_dose
+from trueshift.models.base import Model, UnseenError, input_cells, total_dose
 from trueshift.models.features import Features
 from trueshift.models.set_losses import energy_distance, rbf_mmd
 from trueshift.models.state_network import StateNetwork
@@ -351,9 +351,10 @@ class State(Model):
         codes = [known.get(label, -1) for label in labels.itertuples(index=False, name=None)]
         if -1 in codes:
             perturbation, dose = labels.iloc[codes.index(-1)]
-            raise ContractError(
+            raise UnseenError(
                 f"State with one-hot perturbations was never shown {perturbation} at dose {dose} in training; "
-                "give perturbation features (perturbation_encoder: features), or exclude it from this split"
+                "give perturbation features (perturbation_encoder: features), or exclude it from this split",
+                np.array(codes) == -1,
             )
         return np.array(codes), self._encoder(None, len(known), gpu.device())
 

@@ -19,7 +19,7 @@ from trueshift.contract import (
     unanswered,
     write_h5ad,
 )
-from trueshift.models.base import build
+from trueshift.models.base import UnseenError, build
 from trueshift.models.coverage import covered, predict_covered, train_on_covered
 
 KNN = {"class": "trueshift.models.knn_features.KnnFeatures", "params": {"features": "f", "k": 1}, "needs": ["features"]}
@@ -179,3 +179,39 @@ def test_a_question_of_which_nothing_is_covered_is_left_unanswered_whole(tmp_pat
 def test_where_all_is_covered_nothing_is_declared() -> None:
     model = build(KNN, 0).fit(screen(["control", "A", "B"]))
     assert "unanswered" not in predict_covered(model, query(screen(), "A", "D@KO"), KNN).uns
+
+
+MEAN = {"class": "trueshift.models.perturbation_mean.PerturbationMean", "params": {}, "needs": []}
+
+
+def test_a_perturbation_that_only_the_test_has_is_left_unanswered() -> None:
+    train = screen()
+    model = build(MEAN, 0).fit(train)
+    asking = query(train, "A", "Z", "B", "Y")
+    answer = predict_covered(model, asking, MEAN)
+    check_prediction(answer, asking, "prediction")
+    assert answer.obs["perturbation"].tolist() == ["A", "B"]
+    left = unanswered(answer)
+    assert left[["perturbation", "reason"]].to_numpy().tolist() == [["Z", "not in training"], ["Y", "not in training"]]
+    alone = predict_covered(model, query(train, "A", "B"), MEAN)
+    assert np.array_equal(answer.X, alone.X) and not len(unanswered(alone))
+
+
+def test_a_model_that_can_answer_nothing_is_an_error() -> None:
+    train = screen()
+    with pytest.raises(UnseenError, match="never shown perturbation Z"):
+        predict_covered(build(MEAN, 0).fit(train), query(train, "Z", "Y"), MEAN)
+
+
+def test_what_lacks_features_and_what_was_not_shown_have_their_own_reasons() -> None:
+    class Named(type(build(MEAN, 0))):
+        """Knows perturbations by name, and is said to need features as well."""
+
+    train = screen(["control", "A", "B"])
+    settings = {**KNN, "class": "Named"}
+    answer = predict_covered(Named().fit(train), query(train, "D@KO", "A", "C"), settings)
+    assert answer.obs["perturbation"].tolist() == ["A"]
+    assert dict(unanswered(answer)[["perturbation", "reason"]].to_numpy()) == {
+        "D@KO": "not in training",
+        "C": "no features",
+    }
