@@ -6,10 +6,10 @@
 * ``source``: ``format`` and what the format needs. A file is a path, or a mapping with ``path``, ``url``, ``sha256`` or
   ``md5`` and ``obtain``; ``{data}`` in a path is the data folder.
   h5ad: the file's keys themselves, ``layer``. mtx: ``matrix``, ``barcodes``, ``genes``, ``metadata`` (files),
-  ``gene_column``, ``cell_column``. gct: the file's keys themselves. transigen: the file's keys themselves, ``genes`` (a
-  file). table: ``expression``, ``metadata`` (files), ``cell_column``, ``transpose``. pickled: ``treated``, ``control``
-  (files). pdgrapher: ``files`` (cell line → file). simulate, simulate_profiles: the parameters of the function of that
-  name.
+  ``gene_column``, ``cell_column``. gct: the file's keys themselves. gctx, transigen: the file's keys themselves,
+  ``genes`` (a file). table: ``expression``, ``metadata`` (files), ``cell_column``, ``transpose``. pickled: ``treated``,
+  ``control`` (files). pdgrapher: ``files`` (cell line → file). simulate, simulate_profiles: the parameters of the
+  function of that name.
 * ``filter``: on source columns, before mapping; see :func:`trueshift.data.sources.columns.kept`
 * ``columns``: where the canonical columns come from. ``perturbation`` (``from``, ``control``: label or labels,
   ``separator``: what joins combinations, default ``+``, null for none, ``extract``), ``context``, ``batch`` (default
@@ -35,7 +35,7 @@ from scipy import sparse
 
 import trueshift
 from trueshift.contract import ContractError
-from trueshift.data.sources import gct, h5ad, mtx, pdgrapher, pickled, table, transigen
+from trueshift.data.sources import gct, gctx, h5ad, mtx, pdgrapher, pickled, table, transigen
 from trueshift.data.sources.canonical import canonicalise
 from trueshift.data.sources.download import FILE_KEYS, LocalFile, Log, ensure, located
 from trueshift.data.sources.messages import check_keys, choices
@@ -44,7 +44,7 @@ from trueshift.data.sources.simulate_profiles import simulate_profiles
 from trueshift.values import DENSE
 
 PAIR = ("treated", "control")
-FORMATS = ("h5ad", "mtx", "table", "gct", "transigen", "pickled", "pdgrapher", "simulate", "simulate_profiles")
+FORMATS = ("h5ad", "mtx", "table", "gct", "gctx", "transigen", "pickled", "pdgrapher", "simulate", "simulate_profiles")
 SIMULATORS: dict[str, Callable[..., ad.AnnData]] = {"simulate": simulate, "simulate_profiles": simulate_profiles}
 
 
@@ -76,11 +76,12 @@ def load(
     elif kind == "gct":
         file = ensure(source, data_folder, log)
         raw, provenance = gct.read(file.path), _provenance([file])
-    elif kind == "transigen":
+    elif kind in ("gctx", "transigen"):
         check_keys(source, (*FILE_KEYS, "genes"), where)
         file = ensure({key: value for key, value in source.items() if key != "genes"}, data_folder, log)
         genes = [ensure(source["genes"], data_folder, log)] if "genes" in source else []
-        raw = transigen.read(file.path, genes[0].path if genes else None, log)
+        reader = gctx if kind == "gctx" else transigen
+        raw = reader.read(file.path, genes[0].path if genes else None, log)
         provenance = _provenance([file, *genes])
     elif kind == "pdgrapher":
         check_keys(source, ("files",), where)
