@@ -266,7 +266,8 @@ class Plan:
     def has_structures(self, dataset: str) -> bool:
         """Whether a dataset says where the SMILES of its drugs are."""
         entry = self.dataset(dataset)
-        return "smiles" in entry.get("columns", {}) or "structures" in entry
+        simulated = entry["source"]["format"] == "simulate_profiles"  # has the column without being told
+        return simulated or "smiles" in entry.get("columns", {}) or "structures" in entry
 
     def unfit(self, dataset: str, split: str, model: str, variant: str) -> str | None:
         """Why a model cannot do a split of a dataset; None if it can."""

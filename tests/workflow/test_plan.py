@@ -201,3 +201,19 @@ def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):
     assert second != first
     base.write_text("build = 2\n")
     assert code() not in (first, second)
+
+
+@pytest.mark.parametrize("name", ["real", "lincs", "everything"])
+def test_configurations_that_come_along_are_valid_and_plan(config, name):
+    more = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    merged = {**config, **more, "run": {**config["run"], **more["run"]}}
+    merged["datasets"] = {**config["datasets"], **more.get("datasets", {})}
+    check_config(merged, ROOT / "config/schemas")
+    plan = Plan(merged, ROOT)
+    assert {chain.dataset for chain in plan.chains} == set(merged["run"]["datasets"])
+    ran = {chain.model for chain in plan.chains}
+    if name == "everything":  # what environments are built from, and tests run in
+        environments = {plan.model(model)["env"] for model in ran}
+        assert environments == {entry["env"] for entry in config["models"].values()}
+    if name != "real":
+        assert {item.partition("/")[0] for item in merged["run"]["models"]} <= ran
