@@ -340,14 +340,14 @@ class TranSiGen(Model):
         conditions = asked(query)
         molecules = self._inputs(conditions) / np.float32(self.facts["feature_scale"])
         rows, owner = input_cells(query, self.seed)
-        total = np.zeros((len(conditions), query.n_vars))
+        values = np.empty((len(conditions), query.n_vars), dtype=np.float32)
         network = self.network.to(device := gpu.device())
         with torch.no_grad(), reproducible(self.seed, device, self.threads):
-            for part in np.array_split(np.arange(len(owner)), math.ceil(len(owner) / CHUNK)):
-                x1 = torch.from_numpy(dense(query.X[rows[part]])).to(device)
-                molecule = torch.from_numpy(molecules[owner[part]]).to(device)
-                np.add.at(total, owner[part], network(x1, molecule).cpu().numpy())
-        return make_prediction(query, total / np.bincount(owner)[:, None])
+            for number, molecule in enumerate(torch.from_numpy(molecules).to(device)):
+                x1 = torch.from_numpy(dense(query.X[rows[owner == number]])).to(device)  # (controls, G)
+                decoded = network(x1, molecule.expand(len(x1), -1))
+                values[number] = decoded.mean(dim=0, dtype=torch.float64).cpu().numpy()
+        return make_prediction(query, values)
 
     # --- keeping --------------------------------------------------------------------------------------
 
