@@ -162,7 +162,6 @@ def correlation_of_distances(both: Both) -> float:
 
     E-distances are V-statistics: means over all pairs, each cell with itself too.
     """
-    context = str(both.truth.conditions["context"].iloc[0])
     of = both.prediction.obs["perturbation"].astype(str).to_numpy()
     true = [both.cells.cells(i) for i in range(len(both.labels))]
     predicted = [np.asarray(both.prediction.X[of == label]) for label in both.labels]
@@ -172,7 +171,7 @@ def correlation_of_distances(both: Both) -> float:
 
     found = []
     for half, side in (("control_reference", true), ("control_input", predicted)):
-        controls = both.cells.dense(both.cells.controls(context, half))
+        controls = both.cells.dense(both.cells.controls(0, half))
         among = within(controls)
         found.append([2 * distances.to_each(x, controls, 1.0)[0].mean() - within(x) - among for x in side])
     return float(np.corrcoef(np.array(found))[0, 1])

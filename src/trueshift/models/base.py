@@ -199,6 +199,12 @@ def total_dose(doses: pd.Series) -> np.ndarray:
     return doses.astype(str).map(amounts).to_numpy(np.float64)
 
 
+def check_genes(query: ad.AnnData, genes: list[str], model: str) -> None:
+    """Raises :class:`ContractError` unless the query has the genes of the training, in order."""
+    if query.var_names.tolist() != genes:
+        raise ContractError(f"{model}: the query has other genes than the training; take the query of the same fold")
+
+
 class UnseenError(ContractError):
     """What a model was never shown and cannot predict; ``unseen`` says which of the conditions asked, (C,) bool."""
 

@@ -26,11 +26,10 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, input_cells, refuse_unseen, total_dose
+from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen, total_dose
 from trueshift.models.features import Features
 from trueshift.models.scvi_training import (
     Progress,
-    check_genes,
     gene_centre,
     labelled,
     roles,

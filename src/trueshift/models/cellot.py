@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trueshift import gpu
 from trueshift.contract import ContractError, Pairs, asked, make_prediction, read_json, write_json
-from trueshift.models.base import Model, input_cells, refuse_unseen
+from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen
 from trueshift.models.cellot_network import Autoencoder, ConvexNetworks, Transport
 from trueshift.models.set_losses import distances, squared_distances
 from trueshift.models.state_training import Cells
@@ -238,8 +238,7 @@ class CellOT(Model):
     def predict(self, query: ad.AnnData) -> ad.AnnData:
         """Cells for every asked condition: as many as the test has, from the input controls of its context."""
         self.check_fitted()
-        if query.var_names.tolist() != self.facts["genes"]:
-            raise ContractError("CellOT: the query has other genes than the training; take the query of the same fold")
+        check_genes(query, self.facts["genes"], "CellOT")
         number = {name: i for i, name in enumerate(self.facts["perturbations"])}
         refuse_unseen(query, {(name,) for name in number}, ["perturbation"], "CellOT")
         wanted = asked(query)["perturbation"].astype(str).map(number).to_numpy()

@@ -33,7 +33,7 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, input_cells, refuse_unseen
+from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen
 from trueshift.models.chemcpa_network import Adversaries, Batch, ChemCPANetwork, adversary_loss, autoencoder_loss
 from trueshift.models.features import Features
 from trueshift.models.state_training import Cells
@@ -362,8 +362,7 @@ class ChemCPA(Model):
         features.
         """
         self.check_fitted()
-        if query.var_names.tolist() != self.facts["genes"]:
-            raise ContractError("chemCPA: the query has other genes than the training; take the query of the same fold")
+        check_genes(query, self.facts["genes"], "chemCPA")
         contexts = self.facts["contexts"]
         refuse_unseen(query, {(name,) for name in contexts}, ["context"], "chemCPA")
         conditions = asked(query)

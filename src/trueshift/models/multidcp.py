@@ -29,7 +29,7 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, matched_controls, query_controls, total_dose
+from trueshift.models.base import Model, check_genes, matched_controls, query_controls, total_dose
 from trueshift.models.molecular_graph import MolecularGraph, batch, graph_of_smiles, join
 from trueshift.models.multidcp_network import MultiDCPNetwork
 from trueshift.models.training import (
@@ -307,8 +307,7 @@ class MultiDCP(Model):
     def predict(self, query: ad.AnnData) -> ad.AnnData:
         """A profile for every asked condition: the mean of its input controls and the predicted δ."""
         self.check_fitted()
-        if query.var_names.tolist() != self.facts["genes"]:
-            raise ContractError("MultiDCP: the query has other genes than the training; take that of the same fold")
+        check_genes(query, self.facts["genes"], "MultiDCP")
         table = asked(query)
         for label in table["perturbation"].astype(str):
             if len(components(label)) > 1 and label not in self.facts["combinations"]:

@@ -14,11 +14,10 @@ import torch
 
 from trueshift import gpu
 from trueshift.contract import CONTROL, ContractError, Pairs, asked, dense, make_prediction, read_json, write_json
-from trueshift.models.base import Model, input_cells, refuse_unseen
+from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen
 from trueshift.models.scvi_compat import Scgen, Scgenvae
 from trueshift.models.scvi_training import (
     Progress,
-    check_genes,
     gene_centre,
     labelled,
     roles,

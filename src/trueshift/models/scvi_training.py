@@ -136,9 +136,3 @@ def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, i
     if not fitting:
         raise ContractError(f"train: no batch size up to {batch_size} divides the cells; set a larger batch_size")
     return rows, held_out, max(fitting)
-
-
-def check_genes(query: ad.AnnData, genes: list[str], model: str) -> None:
-    """Raises unless the query has the genes of the training, in order."""
-    if query.var_names.tolist() != genes:
-        raise ContractError(f"{model}: the genes of the query are not those of the training; use the query of its fold")

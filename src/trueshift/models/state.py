@@ -29,7 +29,7 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, UnseenError, input_cells, total_dose
+from trueshift.models.base import Model, UnseenError, check_genes, input_cells, total_dose
 from trueshift.models.features import Features
 from trueshift.models.set_losses import energy_distance, rbf_mmd
 from trueshift.models.state_network import StateNetwork
@@ -312,8 +312,7 @@ class State(Model):
         at most ``set_size``, of nearly equal size, neighbours in batch.
         """
         self.check_fitted()
-        if query.var_names.tolist() != self.facts["genes"]:
-            raise ContractError("State: the query has other genes than the training; take the query of the same fold")
+        check_genes(query, self.facts["genes"], "State")
         conditions = asked(query)
         codes, encode = self._codes(conditions[["perturbation", "dose"]].astype(str))
         batch = pd.Index(self.facts["batches"]).get_indexer(query.obs["batch"].astype(str)).astype(np.int64) + 1

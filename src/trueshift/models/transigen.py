@@ -29,7 +29,7 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, control_pools, input_cells, total_dose
+from trueshift.models.base import Model, check_genes, control_pools, input_cells, total_dose
 from trueshift.models.features import Features
 from trueshift.models.state_network import RisingReLU
 from trueshift.models.state_training import Cells
@@ -333,10 +333,7 @@ class TranSiGen(Model):
     def predict(self, query: ad.AnnData) -> ad.AnnData:
         """One profile per asked condition."""
         self.check_fitted()
-        if query.var_names.tolist() != self.facts["genes"]:
-            raise ContractError(
-                "TranSiGen: the query has other genes than the training; take the query of the same fold"
-            )
+        check_genes(query, self.facts["genes"], "TranSiGen")
         conditions = asked(query)
         molecules = self._inputs(conditions) / np.float32(self.facts["feature_scale"])
         rows, owner = input_cells(query, self.seed)
