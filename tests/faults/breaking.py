@@ -26,7 +26,7 @@ class Faulty(Project):
         if of is None:
             super().__init__(folder)
         else:
-            self.folder, self.driver = folder, of.driver
+            self.folder, self.driver, self.config = folder, of.driver, of.config
             shutil.copytree(of.folder, folder, symlinks=True)  # with the times, by which Snakemake goes
 
     def command(self, *arguments, more=FAULTS):
