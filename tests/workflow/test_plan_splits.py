@@ -11,7 +11,7 @@ from project import ROOT
 
 from checks import check_config
 from plan import ASKS, QUESTIONS, SPLIT_FILES, Plan, WorkflowError
-from trueshift.data import splits
+from trueshift.data import promises
 
 LINES = {
     "kind": "profile",
@@ -50,12 +50,12 @@ def wildcards(split, fold):
 
 
 def test_the_driver_and_the_library_agree_on_what_splits_ask():
-    assert {name: asks for name, asks in splits.ASKS.items() if asks} == ASKS
+    assert {name: asks for name, asks in promises.ASKS.items() if asks} == ASKS
     assert set(ASKS.values()) == set(QUESTIONS)
-    assert set(SPLIT_FILES) == set(splits.FROM_FILES)
+    assert set(SPLIT_FILES) == set(promises.FROM_FILES)
     schema = yaml.safe_load((ROOT / "config/schemas/config.schema.yaml").read_text())["$defs"]["split"]["properties"]
-    assert set(schema["type"]["enum"]) == set(splits.ASKS)
-    assert set(schema) == set(splits.DEFAULTS)
+    assert set(schema["type"]["enum"]) == set(promises.ASKS)
+    assert set(schema) == set(promises.DEFAULTS)
     assert schema["asks"]["enum"] == list(QUESTIONS)
 
 

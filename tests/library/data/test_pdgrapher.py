@@ -13,8 +13,9 @@ import torch_files as made
 from test_pickled import HOSTILE
 
 from trueshift.contract import ContractError
+from trueshift.data.promises import asks, held_out_unit
 from trueshift.data.sources import load, pdgrapher
-from trueshift.data.splits import asks, held_out_unit, make_split
+from trueshift.data.splits import make_split
 
 GENES = ["G1", "G2", "G3"]
 SETTINGS = {

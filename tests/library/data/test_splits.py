@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from small_screen import PERTURBATIONS, make_obs
 
 from trueshift.contract import ContractError, components
+from trueshift.data.promises import asks, check_split, held_out_unit
 from trueshift.data.roles import conditions_asked, describe_split, fitting_cells, read_split, roles_of
-from trueshift.data.splits import asks, check_split, held_out_unit, make_split
+from trueshift.data.splits import make_split
 
 EVERY = {
     "kfold_cells": ({"type": "kfold_cells", "k": 3}, "2"),
