@@ -11,7 +11,6 @@ from trueshift.contract import (
     ContractError,
     asked,
     atomic,
-    check_intact,
     column_means,
     dense,
     input_controls,
@@ -75,10 +74,3 @@ def write_arrays(arrays: dict[str, np.ndarray], path: str | Path) -> None:
     """Writes arrays as a compressed NPZ without pickled parts: rows of one condition are the same, and cost little."""
     with atomic(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **arrays)
-
-
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads what :func:`write_arrays` wrote."""
-    check_intact(path)
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
