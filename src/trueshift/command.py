@@ -1,12 +1,16 @@
 """How a script is called, and how it ends: a user's mistake and a full disk are one line, else a traceback."""
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from trueshift.contract import ContractError, disk_is_full
+gc.disable()  # what an import makes stays: to look for garbage among it is a tenth of its time
+from trueshift.contract import ContractError, disk_is_full  # noqa: E402 - the first that a script imports
+
+gc.enable()
 
 
 def run(main: Callable[[], None]) -> None:
@@ -17,6 +21,7 @@ def run(main: Callable[[], None]) -> None:
     _hush_hdf5()
     try:
         main()
+        gc.freeze()  # the end looks for garbage among all that is there, several times: longer than many a job works
     except ContractError as error:
         if disk_is_full(error):
             _end_at_once(f"error: {error}")

@@ -1,7 +1,12 @@
 """Distances between cells, in blocks: what E-distance and MMD are made of.
 
-A block of the distance matrix is one matrix product, ‖a − b‖² = ‖a‖² + ‖b‖² − 2ab, in float64 and about a common
-centre, so that little cancels. No matrix of all cells with all cells is kept.
+A block of the distance matrix is one matrix product, ‖a − b‖² = ‖a‖² + ‖b‖² − 2ab, about a common centre, so that
+little cancels. No matrix of all cells with all cells is kept.
+
+The products are of float32, twice as fast as float64; all else is float64. About their mean, two cells are nearly at
+right angles, so that the product is small beside the squares, and with it its error: a distance is exact to about 1e-8
+of itself, a mean of them to a few 1e-9. Where any two cells are so near that it could be more than 1e-6, the block is
+made again in float64.
 """
 
 from collections.abc import Iterator
@@ -11,6 +16,7 @@ import numpy as np
 
 _BLOCK = 2**22  # distances at a time
 _MOST = 2000  # cells that the median distance is taken over
+_NEAR = 0.1  # ‖a − b‖² / (‖a‖² + ‖b‖²), 1 at right angles: down to here float32 is good enough
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,17 +27,24 @@ class Centred:
     """Their mean, (G,)."""
     values: np.ndarray
     """What remains of each cell, (n, G)."""
+    single: np.ndarray
+    """The same in float32."""
     squares: np.ndarray
     """The square of its length, (n,)."""
 
     @classmethod
-    def of(cls, cells: "np.ndarray | Centred") -> "Centred":
-        """Centres ``cells`` (n, G), unless they are centred already."""
+    def of(cls, cells: "np.ndarray | Centred", centre: np.ndarray | None = None) -> "Centred":
+        """Centres ``cells`` (n, G), by default about their own mean, unless they are centred already."""
         if isinstance(cells, Centred):
             return cells
-        centre = cells.mean(axis=0, dtype=np.float64)
+        centre = cells.mean(axis=0, dtype=np.float64) if centre is None else centre
         values = cells - centre
-        return cls(centre, values, np.vecdot(values, values))
+        with np.errstate(over="ignore"):
+            return cls(centre, values, values.astype(np.float32), np.vecdot(values, values))
+
+    def at(self, rows: np.ndarray | slice) -> "Centred":
+        """Some of the cells, about the same centre."""
+        return Centred(self.centre, self.values[rows], self.single[rows], self.squares[rows])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -50,22 +63,23 @@ Cells = np.ndarray | Centred
 def distances(cells: Cells, others: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
     """Euclidean distances of ``others`` (n, G), by default the cells themselves, to ``cells`` (m, G).
 
-    Yields blocks: rows of the others, and their distances (rows, m).
+    Yields blocks: rows of the others, and their distances (rows, m); that of a cell to itself is exactly 0.
     """
     cells = Centred.of(cells)
     n = len(cells if others is None else others)
     height = max(1, _BLOCK // max(1, len(cells)))
     for start in range(0, n, height):
         rows = slice(start, min(start + height, n))
-        if others is None:  # NumPy takes half the time for the product of a matrix with itself
-            part, squares = cells.values[rows], cells.squares[rows]
-        else:
-            part = others[rows] - cells.centre
-            squares = np.vecdot(part, part)
-        squared = part @ cells.values.T
-        squared *= -2
-        squared += cells.squares
-        squared += squares[:, None]
+        part = cells.at(rows) if others is None else Centred.of(others[rows], cells.centre)
+        itself = (np.arange(len(part)), np.arange(rows.start, rows.stop)) if others is None else ([], [])
+        squares = part.squares[:, None] + cells.squares
+        with np.errstate(over="ignore", invalid="ignore"):
+            squared = squares - 2 * (part.single @ cells.single.T).astype(np.float64)
+            enough = (squared > _NEAR * squares) & (squared < 3 * squares)  # at most 2, unless float32 overflows
+        enough[itself] = True
+        if not enough.all():
+            squared = squares - 2 * (part.values @ cells.values.T)
+        squared[itself] = 0  # rounding leaves a little
         yield rows, np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
 
 
@@ -85,7 +99,7 @@ def pairs_of(cells: Cells) -> tuple[float, float, float]:
     few, some = len(cells) <= _MOST, cells
     if not few:
         even = np.linspace(0, len(cells) - 1, _MOST).astype(int)
-        some = Centred(cells.centre, cells.values[even], cells.squares[even])
+        some = cells.at(even)
     full = np.concatenate([block for _, block in distances(some)])
     pairs = full[~np.eye(len(some), dtype=bool)]  # every pair twice
     middle = float(np.median(pairs))
@@ -112,7 +126,7 @@ def within(cells: Cells, bandwidths: float | np.ndarray) -> np.ndarray:
     """
     bandwidths = np.atleast_1d(bandwidths)
     n, sums = len(cells), np.zeros((2, len(bandwidths)))
-    for _, block in _among(cells):
+    for _, block in distances(cells):
         sums[0] += block.sum()
         sums[1] += [kernel(block, bandwidth).sum() for bandwidth in bandwidths]
     sums[1] -= n  # the kernel of a cell with itself is 1
@@ -128,7 +142,7 @@ def within_and_between(cells: Cells, bandwidth: float, parts: np.ndarray) -> np.
     inside = parts.astype(np.float64)
     outside = 1 - inside
     sums = np.zeros((3, 2, len(parts)))
-    for rows, block in _among(cells):
+    for rows, block in distances(cells):
         for i, values in enumerate((block, kernel(block, bandwidth))):
             to_inside, to_outside = values @ inside.T, values @ outside.T  # sums over the cells of each, (rows, P)
             for j, (of, to) in enumerate(((inside, to_inside), (outside, to_outside), (inside, to_outside))):
@@ -137,10 +151,3 @@ def within_and_between(cells: Cells, bandwidth: float, parts: np.ndarray) -> np.
     sums[:2, 1] -= n, m  # the kernel of a cell with itself is 1
     pairs = np.stack([n * (n - 1), m * (m - 1), n * m])[:, None]
     return np.divide(sums, pairs, out=np.full_like(sums, np.nan), where=pairs > 0)
-
-
-def _among(cells: Cells) -> Iterator[tuple[slice, np.ndarray]]:
-    """:func:`distances` of cells to one another, those of a cell to itself exactly 0."""
-    for rows, block in distances(cells):
-        block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0  # rounding leaves a little
-        yield rows, block

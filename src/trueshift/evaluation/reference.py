@@ -227,9 +227,16 @@ def condition_rows(
 
 
 def take_rows(matrix: Any, rows: np.ndarray) -> Any:
-    """``matrix[rows]`` of a sparse or dense matrix; where the rows are consecutive, a view that copies nothing."""
-    consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
-    return matrix[rows[0] : rows[-1] + 1] if consecutive else matrix[rows]
+    """``matrix[rows]``; where the rows are consecutive, and the matrix CSR or dense, a view that copies nothing."""
+    if not len(rows) or not (np.diff(rows) == 1).all():
+        return matrix[rows]
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if getattr(matrix, "format", "") != "csr":
+        return matrix[first:last]
+    start = matrix.indptr[first : last + 1]
+    stored = slice(start[0], start[-1])
+    shape = len(rows), matrix.shape[1]
+    return sparse.csr_matrix((matrix.data[stored], matrix.indices[stored], start - start[0]), shape=shape)
 
 
 def pseudobulks(matrix: Any, codes: np.ndarray, n: int, rows: np.ndarray | None = None) -> np.ndarray:

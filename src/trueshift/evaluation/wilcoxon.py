@@ -107,13 +107,14 @@ def _of_gene(
     count = np.add.reduceat(other, np.cumsum(sizes) - sizes, dtype=np.intp)
     lowest, end = sizes - count, np.cumsum(count)
     place, equal = places(x, controls, met)
-    total = np.concatenate([[0], np.cumsum(place)])
+    total = np.zeros(len(place) + 1, dtype=place.dtype)
+    np.cumsum(place, out=total[1:])
     u = total[end] - total[end - count] + lowest * met / 2
     tied = _cubic(float(met) + lowest) - _cubic(float(met))
 
-    in_run = equal.copy()  # equal to a control or to the cell beside it
-    in_run[1:] |= x[1:] == x[:-1]
-    in_run[:-1] |= x[1:] == x[:-1]
+    in_run, alike = equal.copy(), x[1:] == x[:-1]  # equal to a control or to the cell beside it
+    in_run[1:] |= alike
+    in_run[:-1] |= alike
     cell = np.flatnonzero(in_run)
     if len(cell):
         run, of = x[cell], end.searchsorted(cell, side="right")

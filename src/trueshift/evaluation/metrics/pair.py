@@ -150,11 +150,10 @@ class Pair:
         return known[k] if k in known else known.setdefault(k, self._cut(k))
 
     def _cut(self, k: int) -> "Pair":
-        best = self.order[:, :k]
+        n, n_genes = self.order.shape
+        best = self.order[:, :k] + np.arange(n)[:, None] * n_genes
         arrays = {name: getattr(self, name) for name in _TOP}
-        kept: dict[str, Any] = {
-            name: np.take_along_axis(a, best, axis=1) for name, a in arrays.items() if a is not None
-        }
+        kept: dict[str, Any] = {name: a.take(best) for name, a in arrays.items() if a is not None}
         return Pair(**kept, order=np.broadcast_to(np.arange(k), best.shape))
 
 
