@@ -217,7 +217,8 @@ def test_peak_memory_is_what_the_docstring_says(tmp_path: Path, apart: bool, by:
     files = [*written(tmp_path, *frames), *([tmp_path / "values"] if apart else [])]
     done = subprocess.run([sys.executable, "-c", MEASURE, *files], check=True, capture_output=True, text=True)
     expected = (0 if apart else 4 * (n + d) * g) + (f * n * g if by == "column" else 0)
-    assert 0.9 * expected < int(done.stdout) < expected + 20e6  # two chunks of 2 MB, and the text
+    chunk = 4 * (pickled.TALL * g if by == "column" else pickled.CHUNK)
+    assert 0.9 * expected < int(done.stdout) < expected + 2 * chunk + 15e6  # and the text
 
 
 def test_arrays_left_in_the_file_are_those_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

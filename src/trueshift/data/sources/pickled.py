@@ -22,8 +22,8 @@ from trueshift.values import Writer, all_finite, is_large
 
 METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
-CHUNK = 1 << 20  # values converted together
-TILE = 16  # genes of them at once: a cache line of what is written, which is five times as fast as all of them
+CHUNK = 1 << 20  # values converted together, of a table held by rows
+TALL, ROOM, TILE = 1024, 1 << 24, 8  # by columns: most rows and values, and genes at once: what caches have room for
 
 
 # --- what the pair must hold --------------------------------------------------------------------------
@@ -69,14 +69,17 @@ def _float32(table: Frame, genes: list[str], ids: list[str]) -> Iterator[tuple[i
     column_of = {name: column for column, name in enumerate(genes)}
     table.come()
     plan: list[tuple[np.ndarray, Any, list[tuple[slice, Any]]]] = []
+    step = CHUNK // len(genes)
     for places, values in table.blocks:
         wanted = [(row, column_of[table.names[at]]) for row, at in enumerate(places) if table.names[at] in column_of]
         if wanted:
             rows, columns = np.array(wanted).T
-            width = TILE if values.strides[0] > values.strides[1] else len(columns)
+            by_column = values.strides[0] > values.strides[1]
+            step = min(TALL, ROOM // len(genes)) if by_column else step
+            width = TILE if by_column else len(columns)
             pieces = [slice(at, at + width) for at in range(0, len(columns), width)]
             plan.append((values, _span(rows), [(piece, _span(columns[piece])) for piece in pieces]))
-    step = max(1, CHUNK // len(genes))
+    step = max(1, step)
     rooms = np.empty((2, min(step, table.rows), len(genes)), dtype=np.float32)
     for start in range(0, table.rows, step):
         stop = min(start + step, table.rows)
