@@ -95,14 +95,14 @@ def _checksum(path: Path) -> str:
     Hidden files of a folder are left out: Snakemake keeps a time stamp there.
     """
     files = [path] if path.is_file() else sorted(path.rglob("[!.]*"))
-    value = 0
+    value, room = 0, memoryview(bytearray(1 << 18))
     for file in files:
         if file != path:  # of a folder
             value = zlib.crc32(str(file.relative_to(path)).encode(), value)
         if file.is_file():
-            with file.open("rb") as content:
-                while block := content.read(1 << 22):
-                    value = zlib.crc32(block, value)
+            with file.open("rb", buffering=0) as content:
+                while n := content.readinto(room):
+                    value = zlib.crc32(room[:n], value)
     return f"{value:08x}"
 
 

@@ -31,8 +31,7 @@ def places(x: np.ndarray, ordered: np.ndarray, lowest: int = 0) -> tuple[np.ndar
     def bucket(values: np.ndarray) -> np.ndarray:
         found = values - low
         found *= scale
-        np.maximum(found, 0, out=found)
-        np.minimum(found, n_buckets - 1, out=found)
+        np.clip(found, 0, n_buckets - 1, out=found)
         return found.astype(np.intp)
 
     begin = np.full(n_buckets + 1, lowest)
@@ -40,7 +39,10 @@ def places(x: np.ndarray, ordered: np.ndarray, lowest: int = 0) -> tuple[np.ndar
     place = begin.take(bucket(x))
     place += ended.take(place) < x
     at = ended.take(place)
-    astray = np.flatnonzero((at < x) | (x < ordered[0])) if lowest else np.flatnonzero(at < x)
+    wrong = at < x
+    if lowest and x.min() < ordered[0]:
+        wrong |= x < ordered[0]
+    astray = np.flatnonzero(wrong)
     place[astray] = ordered.searchsorted(x[astray])
     at[astray] = ended.take(place[astray])
     return place, at == x

@@ -16,6 +16,7 @@ from scipy.special import ndtr
 from trueshift.evaluation.places import places
 
 _BLOCK = 2**21  # values that are placed at a time: bounds memory for conditions of many cells
+_FEW = 2**18  # of them: caches have room for what is made of so many
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,12 @@ def wilcoxon(conditions: Sequence[np.ndarray], controls: SortedCells) -> tuple[n
     """z and p, both (C, G), of all cells of several conditions against the same controls.
 
     ``conditions`` are C arrays (n, G), n ≥ 1. The numbers are those of :func:`rank_sum`; here the cells of all
-    conditions find their places together, gene by gene.
+    conditions find their places together.
     """
     sizes = np.array([len(cells) for cells in conditions])
     n_genes, m = controls.values.shape
     z = np.empty((len(conditions), n_genes))
-    width = max(1, _BLOCK // int(sizes.sum()))
+    width, few = (max(1, size // int(sizes.sum())) for size in (_BLOCK, _FEW))
 
     for start in range(0, n_genes, width):
         block = slice(start, min(start + width, n_genes))
@@ -77,9 +78,11 @@ def wilcoxon(conditions: Sequence[np.ndarray], controls: SortedCells) -> tuple[n
         np.concatenate([cells[:, block].T for cells in conditions], axis=1, out=ordered)
         for part in np.split(ordered, np.cumsum(sizes)[:-1], axis=1):
             part.sort(axis=1)
-        genes = zip(ordered, controls.values[block], controls.length[block], strict=True)
-        u, tied = np.stack([_of_gene(*gene, sizes) for gene in genes], axis=1)
-        z[:, block] = _standardised(u, tied + controls.ties[block, None], sizes, m).T
+        for first in range(0, len(ordered), few):
+            genes = slice(start + first, min(start + first + few, block.stop))
+            some = ordered[first : first + few], controls.values[genes], controls.length[genes]
+            u, tied = _of_genes(*some, sizes)
+            z[:, genes] = _standardised(u, tied + controls.ties[genes, None], sizes, m).T
     return z, 2 * ndtr(-np.abs(z))
 
 
@@ -94,35 +97,40 @@ def adjust(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _of_gene(
+def _of_genes(
     ordered: np.ndarray, controls: np.ndarray, length: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """U of one gene and what its cells add to Σ t³ − t, both (C,).
+    """U of genes and what their cells add to Σ t³ − t, both (G, C).
 
-    ``ordered`` (N,) are the cells of C conditions of ``sizes``, ascending within each. Those that equal the lowest
-    control, the zeros of sparse data, are one run in each condition: counted, not searched.
+    ``ordered`` (G, N) are the cells of C conditions of ``sizes``, ascending within each; ``controls`` and ``length``
+    (G, M) those of :class:`SortedCells`. Cells that equal the lowest control, the zeros of sparse data, are one run in
+    each condition: counted, not searched. The others stand one after the other, a segment for each gene and condition.
     """
-    other = ordered != controls[0]
-    x, met = ordered[other], int(length[0])
-    count = np.add.reduceat(other, np.cumsum(sizes) - sizes, dtype=np.intp)
-    lowest, end = sizes - count, np.cumsum(count)
-    place, equal = places(x, controls, met)
-    total = np.zeros(len(place) + 1, dtype=place.dtype)
+    m = controls.shape[1]
+    other = ordered != controls[:, :1]
+    x, met = ordered[other], length[:, :1]
+    count = np.add.reduceat(other, np.cumsum(sizes) - sizes, axis=1, dtype=np.intp)
+    lowest, end = sizes - count, np.cumsum(count).reshape(count.shape)
+    place, equal = np.empty(len(x), dtype=np.intp), np.empty(len(x), dtype=bool)
+    for gene, part in enumerate(map(slice, end[:, 0] - count[:, 0], end[:, -1])):
+        place[part], equal[part] = places(x[part], controls[gene], int(met[gene, 0]))
+    total = np.zeros(len(x) + 1, dtype=np.intp)
     np.cumsum(place, out=total[1:])
     u = total[end] - total[end - count] + lowest * met / 2
-    tied = _cubic(float(met) + lowest) - _cubic(float(met))
+    tied = _cubic(met.astype(np.float64) + lowest) - _cubic(met.astype(np.float64))
 
     in_run, alike = equal.copy(), x[1:] == x[:-1]  # equal to a control or to the cell beside it
     in_run[1:] |= alike
     in_run[:-1] |= alike
     cell = np.flatnonzero(in_run)
     if len(cell):
-        run, of = x[cell], end.searchsorted(cell, side="right")
+        run, of = x[cell], end.ravel().searchsorted(cell, side="right")
         start = np.flatnonzero(np.append(True, (run[1:] != run[:-1]) | (of[1:] != of[:-1])))
         cell, of, b = cell[start], of[start], np.append(start[1:], len(run)) - start
-        e = np.where(equal[cell], length.take(place[cell], mode="clip"), 0).astype(np.float64)
-        u += np.bincount(of, weights=b * e / 2, minlength=len(sizes))
-        tied += np.bincount(of, weights=_cubic(e + b) - _cubic(e), minlength=len(sizes))
+        at = of // len(sizes) * m + np.minimum(place[cell], m - 1)
+        e = np.where(equal[cell], length.ravel()[at], 0).astype(np.float64)
+        u += np.bincount(of, weights=b * e / 2, minlength=u.size).reshape(u.shape)
+        tied += np.bincount(of, weights=_cubic(e + b) - _cubic(e), minlength=u.size).reshape(u.shape)
     return u, tied
 
 
