@@ -1,7 +1,7 @@
 """From a pickled pair of the size of LINCS to pairs for training: time and memory of every stage, beside plain copying.
 
     PYTHON benchmarks/lincs_scale.py
-    PYTHON benchmarks/lincs_scale.py --scale 0.1 --layout rows
+    PYTHON benchmarks/lincs_scale.py --scale 0.1 --layout rows --repeats 3
 
 with the Python of the environment data (``.venv/bin/python tests/prefix.py data`` says where it is).
 
@@ -12,7 +12,8 @@ own, one after the other. Peak memory is the largest resident set of a process, 
 Then it moves the same bytes plainly: for every stage it reads, from their beginning and block by block, as many bytes
 of the files as the stage has to see, and writes as many as the stage wrote to the same disk. Both sides begin with
 none of the files in the page cache and drop nothing from it after that; neither waits for the disk to have written.
-What was made is removed at the end.
+A shared disk is fast at one time and slow at another, and both sides see it at different times: ``--repeats`` does both
+again and again, and the median ratio counts. What was made is removed at the end.
 
 With ``--models`` the baselines are then fitted, asked and scored.
 """
@@ -265,6 +266,7 @@ def main() -> None:
     parser.add_argument("--layout", choices=("columns", "rows"), default="columns", help="how pandas holds the table")
     parser.add_argument("--folder", type=Path, default=ROOT / "results/benchmarks/lincs")
     parser.add_argument("--python", type=Path, help="for all scripts; by default that of the environment of each")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--models", action="store_true", help="also fit, ask and score the baselines")
     parser.add_argument("--make", action="store_true", help="make the tables, do nothing else")
     parser.add_argument("--keep", action="store_true", help="leave what was made")
@@ -285,13 +287,19 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, "--make", *sys.argv[1:]], check=True)
         print(f"{round(PROFILES * args.scale):,} profiles × {GENES:,} genes, held by {args.layout}")
         print(f"busy with other work before the start: {os.getloadavg()[0]:.1f} of {os.cpu_count()} CPUs", flush=True)
-        table = measure(folder, pythons["data"])
-        print(table.to_string(index=False, float_format="{:.2f}".format))
-        total, plain = table["seconds"].sum(), table["plain seconds"].sum()
-        print(
-            f"together {total:.1f} s; plain {plain:.1f} s; ratio {total / plain:.2f}; peak {table['GiB'].max():.2f} GiB"
-        )
-        table.to_csv(folder / "stages.csv", index=False)
+        made, ratios = set(folder.iterdir()), []
+        for _ in range(args.repeats):
+            for left in set(folder.iterdir()) - made:
+                left.unlink()
+            table = measure(folder, pythons["data"])
+            print(table.to_string(index=False, float_format="{:.2f}".format))
+            total, plain = table["seconds"].sum(), table["plain seconds"].sum()
+            ratios.append(total / plain)
+            times = f"together {total:.1f} s; plain {plain:.1f} s; ratio {ratios[-1]:.2f}"
+            print(f"{times}; peak {table['GiB'].max():.2f} GiB", flush=True)
+            table.to_csv(folder / "stages.csv", index=False)
+        if args.repeats > 1:
+            print(f"median ratio {np.median(ratios):.2f}", flush=True)
         if args.models:
             table = baselines(folder, pythons["baselines"], pythons["evaluation"])
             print(table.to_string(index=False, float_format="{:.2f}".format), flush=True)

@@ -43,24 +43,38 @@ class Writer:
         self.path, self._row, self._used = path, columns * FLOAT.itemsize, 0
         self._crc32 = np.zeros(rows, dtype=np.uint32)
         self._file = path.open("w+b", buffering=0)
+        self._file.truncate(rows * self._row)  # takes no room on the disk before it is written
+        self._map: mmap.mmap | None = None
+        self._pool = ThreadPoolExecutor(1)
+
+    def reserve(self, rows: int) -> None:
+        """Asks for room on the disk for so many rows: a full disk says so now, and others write faster."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._file.fileno(), 0, rows * self._row)
 
     def put(self, start: int, rows: np.ndarray) -> None:
         """Writes finite float32 rows without negative zeros, (n, columns), as rows ``start`` and following."""
         rows = np.ascontiguousarray(rows, dtype=FLOAT)
         stop = start + len(rows)
+        sums = self._pool.submit(lambda: [zlib.crc32(row) for row in rows])
         data, at = rows.data.cast("B"), start * self._row
         while data:
             written = os.pwrite(self._file.fileno(), data, at)
             data, at = data[written:], at + written
-        self._crc32[start:stop] = [zlib.crc32(row) for row in rows]
+        self._crc32[start:stop] = sums.result()
         self._used = max(stop, self._used)
 
-    def row(self, number: int) -> bytes:
-        """A row that was written."""
-        return os.pread(self._file.fileno(), self._row, number * self._row)
+    def row(self, number: int) -> np.ndarray:
+        """A row that was written, (columns,); not to be looked at any more when :meth:`table` was called."""
+        if self._map is None:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._map, FLOAT, self._row // FLOAT.itemsize, number * self._row)
 
     def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
         """All that was written, as data whose values are apart."""
+        self._map = None
+        self._pool.shutdown()
+        self._file.truncate(self._used * self._row)
         adata = ad.AnnData(obs=obs, var=var)
         crc32 = self._crc32[: self._used]
         adata.uns[APART] = {"file": str(self.path), "shape": np.array(adata.shape), "crc32": crc32}
@@ -182,6 +196,7 @@ def beside(adata: ad.AnnData, path: Path, temporary: Path) -> Iterator[ad.AnnDat
     try:
         if wants_file(adata) and not are_apart(adata):
             writer = Writer(values, adata.n_obs, adata.n_vars)
+            writer.reserve(adata.n_obs)
             for places, rows in blocks(adata):
                 writer.put(int(places[0]), rows + np.float32(0))  # no negative zero: equal rows have equal bytes
             table = writer.table(adata.obs, adata.var)

@@ -334,8 +334,8 @@ def _moments_of(adata: ad.AnnData, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     for _, matrix in values.blocks(adata, rows):
         for start in range(0, len(matrix), FEW):
             some = matrix[start : start + FEW].astype(np.float64)
-            sums += some.sum(axis=0)
-            squares += np.square(some, out=some).sum(axis=0)
+            sums += np.ones(len(some)) @ some
+            squares += np.einsum("ij,ij->j", some, some)
     mean = sums / len(rows)
     return mean, np.maximum(squares / len(rows) - mean**2, 0)
 

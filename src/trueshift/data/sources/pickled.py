@@ -16,7 +16,7 @@ import pandas as pd
 
 from trueshift.contract import CONTROL, ContractError
 from trueshift.data.sources.columns import number_text
-from trueshift.data.sources.inert import Frame, read_frame
+from trueshift.data.sources.inert import Frame, fetch_ahead, leave, read_frame
 from trueshift.data.sources.messages import choices
 from trueshift.values import Writer, all_finite, is_large
 
@@ -24,6 +24,8 @@ METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
 CHUNK = 1 << 20  # values converted together, of a table held by rows
 TALL, ROOM, TILE = 1024, 1 << 24, 8  # by columns: most rows and values, and genes at once: what caches have room for
+
+_SPARED = 8  # of so many genes one tells most different controls apart; what looks alike is then compared
 
 
 # --- what the pair must hold --------------------------------------------------------------------------
@@ -86,9 +88,9 @@ def _float32(table: Frame, genes: list[str], ids: list[str]) -> Iterator[tuple[i
         chunk = rooms[start // step % 2, : stop - start]
         with np.errstate(over="ignore"):
             for values, rows, columns in plan:
-                some = values[rows, start:stop].T
+                some = values[rows, start:stop]
                 for piece, place in columns:
-                    chunk[:, place] = some[:, piece]
+                    chunk.T[place] = some[piece]
         chunk += np.float32(0)
         if not all_finite(chunk):
             row, column = (int(x[0]) for x in np.nonzero(~np.isfinite(chunk)))
@@ -121,13 +123,16 @@ class _Table:
     def __init__(self, rows: int, columns: int) -> None:
         self.values, self._used = np.empty((rows, columns), dtype=np.float32), 0
 
+    def reserve(self, rows: int) -> None:
+        """All of it is there."""
+
     def put(self, start: int, rows: np.ndarray) -> None:
         stop = start + len(rows)
         self.values[start:stop] = rows
         self._used = max(stop, self._used)
 
-    def row(self, number: int) -> bytes:
-        return self.values[number].tobytes()
+    def row(self, number: int) -> np.ndarray:
+        return self.values[number]
 
     def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
         return ad.AnnData(self.values[: self._used], obs=obs, var=var)
@@ -147,7 +152,8 @@ class _Controls:
     first: list[int]
 
 
-def _controls(path: str | Path, values: Path | None) -> _Controls:
+def _controls(path: str | Path, values: Path | None, come: Callable[[], object]) -> _Controls:
+    """Reads the controls; calls ``come`` when the disk has given the file."""
     table = read_frame(path)
     _require(table, ALIGNED)
     genes, aligned = _genes(table), {name: _labels(table, name) for name in ALIGNED}
@@ -157,10 +163,12 @@ def _controls(path: str | Path, values: Path | None) -> _Controls:
     known: dict[tuple[str, int], list[int]] = {}
     first: list[int] = []
     for start, chunk in _ahead(_float32(table, genes, aligned["sig_id"])):
+        if not start:
+            come()
         for i, row in enumerate(chunk):
             # the same profile under two cell lines is two controls: effects need one of their own context
-            alike = known.setdefault((aligned["cell_id"][start + i], zlib.crc32(row)), [])
-            same = next((n for n in alike if store.row(table.rows + n) == row.tobytes()), None)
+            alike = known.setdefault((aligned["cell_id"][start + i], zlib.crc32(row[::_SPARED].copy())), [])
+            same = next((n for n in alike if np.array_equal(store.row(table.rows + n), row)), None)
             if same is None:
                 same = len(first)
                 alike.append(same)
@@ -196,6 +204,7 @@ def read(
     control: str | Path,
     log: Callable[[str], None] = print,
     values: Path | None = None,
+    begun: Callable[[str], object] = id,
 ) -> ad.AnnData:
     """Reads a pair of pickled DataFrames, row i of ``control`` being the control of row i of ``treated``.
 
@@ -210,13 +219,18 @@ def read(
 
     Memory: what is returned, and chunks; values stay in the files until they are converted. Where ``values`` is given,
     large tables are written there chunk by chunk (:mod:`trueshift.values`), and memory is that of metadata and chunks.
+    ``begun`` is called with "control" and "treated" when the reading of each begins: then the disk has it.
     Files of protocols below 4, and blocks that pandas holds column by column, may take as much memory as the file.
 
     Raises :class:`ContractError` on a pickle that names anything but what such a frame needs (nothing of a file is
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
     occurs twice, and on gene values that are not finite numbers.
     """
-    controls = _controls(control, values)
+    begun("control")
+    with ThreadPoolExecutor(1) as pool:
+        controls = _controls(control, values, lambda: pool.submit(fetch_ahead, treated))
+    leave(control)
+    begun("treated")
     table = read_frame(treated)
     _require(table, METADATA)
     _genes(table)
@@ -229,6 +243,7 @@ def read(
         raise ContractError(f"{treated}: pert_id is '{CONTROL}' in a treated row; that is what controls are named here")
 
     n, d, g = table.rows, len(controls.first), len(controls.genes)
+    controls.store.reserve(n + d)
     for start, chunk in _ahead(_float32(table, controls.genes, ids)):
         controls.store.put(start, chunk)
     del table
