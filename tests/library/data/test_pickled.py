@@ -132,6 +132,15 @@ def test_a_pair_becomes_treated_rows_and_distinct_controls(tmp_path: Path, proto
     np.testing.assert_array_equal(data.X[rows], numbers(control))
 
 
+def test_controls_that_differ_in_one_gene_alone_are_two(tmp_path: Path) -> None:
+    treated, control = pair()
+    control.loc[2, GENES] = control.loc[0, GENES]
+    control.loc[2, "G3"] += 1
+    data = read(tmp_path, treated, control)
+    assert data.obs["control_id"].tolist()[:3] == ["P0:0/control", "P0:0/control", "P1:2/control"]
+    np.testing.assert_array_equal(data["P1:2/control"].X[0], numbers(control)[2])
+
+
 def fragmented(frame: pd.DataFrame) -> pd.DataFrame:
     new = pd.DataFrame({"G2": frame["G2"]})
     for name in ["smiles", "G1", "sig_id", "idx", "pert_id", "cell_id", "pert_idose", "G3"]:
@@ -177,10 +186,19 @@ def test_frames_written_by_other_versions_of_pandas(tmp_path: Path, version: str
     pd.testing.assert_frame_equal(data.obs.fillna("none"), expected.obs.fillna("none"))
 
 
-def test_small_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = pair(rows=20)
+@pytest.mark.parametrize("by", ["row", "column"])
+def test_small_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    order = {"row": np.ascontiguousarray, "column": np.asfortranarray}[by]
+    frames = []
+    for frame in pair(rows=20):
+        values = pd.DataFrame(order(numbers(frame)), columns=GENES, copy=False)
+        for name in pickled.METADATA:
+            values[name] = frame[name]
+        frames.append(values)
     whole = read(tmp_path, *frames)
     monkeypatch.setattr(pickled, "CHUNK", 7)  # two rows at a time
+    monkeypatch.setattr(pickled, "TALL", 3)
+    monkeypatch.setattr(pickled, "TILE", 2)
     parts = read(tmp_path, *frames)
     np.testing.assert_array_equal(parts.X, whole.X)
     pd.testing.assert_frame_equal(parts.obs, whole.obs)

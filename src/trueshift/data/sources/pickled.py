@@ -24,8 +24,7 @@ METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
 CHUNK = 1 << 20  # values converted together, of a table held by rows
 TALL, ROOM, TILE = 1024, 1 << 24, 8  # by columns: most rows and values, and genes at once: what caches have room for
-
-_SPARED = 8  # of so many genes one tells most different controls apart; what looks alike is then compared
+SAMPLED = 8  # every eighth gene tells most controls apart; those that it does not are compared in full
 
 
 # --- what the pair must hold --------------------------------------------------------------------------
@@ -167,7 +166,7 @@ def _controls(path: str | Path, values: Path | None, come: Callable[[], object])
             come()
         for i, row in enumerate(chunk):
             # the same profile under two cell lines is two controls: effects need one of their own context
-            alike = known.setdefault((aligned["cell_id"][start + i], zlib.crc32(row[::_SPARED].copy())), [])
+            alike = known.setdefault((aligned["cell_id"][start + i], zlib.crc32(row[::SAMPLED].copy())), [])
             same = next((n for n in alike if np.array_equal(store.row(table.rows + n), row)), None)
             if same is None:
                 same = len(first)
@@ -204,7 +203,7 @@ def read(
     control: str | Path,
     log: Callable[[str], None] = print,
     values: Path | None = None,
-    begun: Callable[[str], object] = id,
+    begun: Callable[[str], None] | None = None,
 ) -> ad.AnnData:
     """Reads a pair of pickled DataFrames, row i of ``control`` being the control of row i of ``treated``.
 
@@ -226,11 +225,13 @@ def read(
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
     occurs twice, and on gene values that are not finite numbers.
     """
-    begun("control")
+    if begun is not None:
+        begun("control")
     with ThreadPoolExecutor(1) as pool:
         controls = _controls(control, values, lambda: pool.submit(fetch_ahead, treated))
     leave(control)
-    begun("treated")
+    if begun is not None:
+        begun("treated")
     table = read_frame(treated)
     _require(table, METADATA)
     _genes(table)
