@@ -11,6 +11,7 @@ are the masks, so that a part of it is a part of them; ``uns["values"]`` says wh
 the values of any AnnData, be they apart or not; models and evaluation get them whole, in X.
 """
 
+import errno
 import mmap
 import os
 import shutil
@@ -48,9 +49,14 @@ class Writer:
         self._pool = ThreadPoolExecutor(1)
 
     def reserve(self, rows: int) -> None:
-        """Asks for room on the disk for so many rows: a full disk says so now, and others write faster."""
-        if hasattr(os, "posix_fallocate"):
+        """Asks for room on the disk for so many rows: a full one says so now, and is written to faster if not."""
+        try:
             os.posix_fallocate(self._file.fileno(), 0, rows * self._row)
+        except AttributeError:  # another system
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
+                raise
 
     def put(self, start: int, rows: np.ndarray) -> None:
         """Writes finite float32 rows without negative zeros, (n, columns), as rows ``start`` and following."""

@@ -218,7 +218,7 @@ def read(
 
     Memory: what is returned, and chunks; values stay in the files until they are converted. Where ``values`` is given,
     large tables are written there chunk by chunk (:mod:`trueshift.values`), and memory is that of metadata and chunks.
-    ``begun`` is called with "control" and "treated" when the reading of each begins: then the disk has it.
+    ``begun`` is called with "control" and "treated" when the reading of each begins: who needs it too reads it now.
     Files of protocols below 4, and blocks that pandas holds column by column, may take as much memory as the file.
 
     Raises :class:`ContractError` on a pickle that names anything but what such a frame needs (nothing of a file is
@@ -229,7 +229,6 @@ def read(
         begun("control")
     with ThreadPoolExecutor(1) as pool:
         controls = _controls(control, values, lambda: pool.submit(fetch_ahead, treated))
-    leave(control)
     if begun is not None:
         begun("treated")
     table = read_frame(treated)
@@ -244,6 +243,7 @@ def read(
         raise ContractError(f"{treated}: pert_id is '{CONTROL}' in a treated row; that is what controls are named here")
 
     n, d, g = table.rows, len(controls.first), len(controls.genes)
+    leave(control)
     controls.store.reserve(n + d)
     for start, chunk in _ahead(_float32(table, controls.genes, ids)):
         controls.store.put(start, chunk)
