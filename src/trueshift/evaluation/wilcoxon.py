@@ -40,8 +40,9 @@ class SortedCells:
         runs = np.diff(start, append=values.size)
         length = np.zeros(values.size, dtype=np.int32)
         length[start] = runs
-        first = np.searchsorted(start, np.arange(len(values)) * values.shape[1])  # the first run of each gene
-        ties = np.add.reduceat(_cubic(runs.astype(np.float64)), first)
+        tied = np.flatnonzero(runs > 1)
+        weights = _cubic(runs[tied].astype(np.float64))
+        ties = np.bincount(start[tied] // values.shape[1], weights=weights, minlength=len(values))
         return cls(values, length.reshape(values.shape), ties)
 
 
