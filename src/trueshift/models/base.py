@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from trueshift.tracking import Run
 
 
-class Model:
+class Model(ABC):
     """Base of all models.
 
     The constructor only stores hyperparameters under their own names. ``fit`` learns from the rows of ``train.h5ad``
@@ -44,21 +45,21 @@ class Model:
         if set(vars(self)) <= set(inspect.signature(type(self).__init__).parameters):
             raise ContractError(f"{type(self).__name__} has learnt nothing yet: call fit or load before predict")
 
+    @abstractmethod
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: "Run | None" = None) -> Self:
         """Learns from ``train``; ``pairs`` go to models that need them, ``run`` takes progress and checkpoints."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, query: ad.AnnData) -> ad.AnnData:
         """Predicts the conditions of :func:`trueshift.contract.asked`, see ``make_prediction`` there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes what was learnt into an existing, empty folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, folder: Path) -> Self:
         """Reads what :meth:`save` wrote, into an instance built with the same hyperparameters."""
-        raise NotImplementedError
 
 
 class ArrayModel(Model):
@@ -236,6 +237,9 @@ def build(settings: dict[str, Any], seed: int) -> Model:
         if isinstance(error, ModuleNotFoundError) and error.name != module:
             raise
         raise ContractError(f"config/models.yaml: class {settings['class']} does not exist ({error})") from error
+    if inspect.isabstract(cls):
+        lacks = ", ".join(sorted(cls.__abstractmethods__))
+        raise ContractError(f"{settings['class']} has no {lacks}; a model needs fit, predict, save and load")
     known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "seed")]
     for parameter in settings["params"]:
         if parameter not in known:

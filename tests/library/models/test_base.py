@@ -38,6 +38,14 @@ def test_build_does_not_hide_a_missing_package_of_a_model(tmp_path, monkeypatch)
         build({"class": "needs_more.Model", "params": {}}, 0)
 
 
+def test_a_model_that_could_not_be_kept_is_refused_before_it_is_trained(tmp_path, monkeypatch):
+    code = "from trueshift.models.base import Model\nclass Half(Model):\n    fit = predict = load = lambda self: None\n"
+    (tmp_path / "half.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ContractError, match=r"half\.Half has no save; a model needs fit, predict, save and load"):
+        build({"class": "half.Half", "params": {}}, 0)
+
+
 def test_unfitted_models_say_so():
     with pytest.raises(ContractError, match="MeanShift has learnt nothing yet: call fit or load"):
         MeanShift().predict(question([("a", "A", "1")], a=[1.0]))

@@ -20,7 +20,8 @@ torch = pytest.importorskip("torch")
 from trueshift.contract import ContractError, asked, check_prediction, dense, input_controls  # noqa: E402
 from trueshift.models import chemcpa  # noqa: E402
 from trueshift.models.base import build  # noqa: E402
-from trueshift.models.chemcpa import ChemCPA, Rows, Treatments, drugs_of  # noqa: E402
+from trueshift.models.chemcpa import ChemCPA  # noqa: E402
+from trueshift.models.chemcpa_data import Rows, Treatments, drugs_of  # noqa: E402
 from trueshift.models.chemcpa_network import (  # noqa: E402
     Adversaries,
     Batch,
