@@ -1,6 +1,7 @@
 """Downloads from a real server on this machine: resumed, checked, and explained when they fail."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -182,6 +183,24 @@ def test_two_at_a_time_fetch_once(server: Server, tmp_path: Path) -> None:
     assert found == [f"sha256:{SHA256}"] * 4
     assert server.ranges == [None]
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["set.h5ad"]
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_the_partial_file_may_go_while_it_is_looked_at(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    looks, stat = [0], Path.stat
+
+    def stat_of_what_goes(path: Path, **options: bool) -> os.stat_result:
+        if path.suffix == ".part":
+            looks[0] += 1
+            if looks[0] == look:
+                path.unlink()  # as another process does that gives up
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_of_what_goes)
+    assert ensure(entry(server, sha256=SHA256), tmp_path, pause=0).checksum == f"sha256:{SHA256}"
+    assert looks[0]
 
 
 def test_a_placed_file_with_another_checksum_is_kept_but_refused(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Files of a source: found on disk or fetched over HTTP, resumed where a transfer broke, checked before use."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -159,14 +159,15 @@ def _transfer(url: str, stream: BinaryIO, offset: int) -> None:
         raise OSError(f"the connection ended after {received} of {expected} bytes")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
     """The partial file, open for appending and locked; waits while another process holds it."""
     while True:
         stream = part.open("a+b")
         fcntl.flock(stream, fcntl.LOCK_EX)
-        if part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat()):
-            break
-        stream.close()  # the process before this one renamed or removed it
+        with contextlib.suppress(FileNotFoundError):  # removed or renamed, and may be at any moment of this
+            if os.path.samestat(os.fstat(stream.fileno()), part.stat()):
+                break
+        stream.close()  # what this one waited for is not the partial file any more
     with stream:
         yield stream
