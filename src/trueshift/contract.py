@@ -49,10 +49,11 @@ def condition_codes(obs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
 
     Returns the sorted table of conditions, shape (C, 3), and for every row of ``obs`` its row in that table.
     """
-    keys = obs[CONDITION].astype(str)
-    table = keys.drop_duplicates().sort_values(CONDITION).reset_index(drop=True)
-    index = pd.MultiIndex.from_frame(table)
-    return table, index.get_indexer(pd.MultiIndex.from_frame(keys))
+    codes, labels = zip(*(pd.factorize(obs[column].astype(str), sort=True) for column in CONDITION), strict=True)
+    sizes = [max(1, len(names)) for names in labels]
+    found, row_of = np.unique(np.ravel_multi_index(codes, sizes), return_inverse=True)
+    chosen = zip(CONDITION, labels, np.unravel_index(found, sizes), strict=True)
+    return pd.DataFrame({column: np.asarray(names, object)[code] for column, names, code in chosen}), row_of
 
 
 # --- writing and reading ------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ import errno
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from isal import isal_zlib  # five times faster than zlib, and every file is read for it
 
 
 class ContractError(ValueError):
@@ -98,11 +99,11 @@ def _checksum(path: Path) -> str:
     value, room = 0, memoryview(bytearray(1 << 18))
     for file in files:
         if file != path:  # of a folder
-            value = zlib.crc32(str(file.relative_to(path)).encode(), value)
+            value = isal_zlib.crc32(str(file.relative_to(path)).encode(), value)
         if file.is_file():
             with file.open("rb", buffering=0) as content:
                 while n := content.readinto(room):
-                    value = zlib.crc32(room[:n], value)
+                    value = isal_zlib.crc32(room[:n], value)
     return f"{value:08x}"
 
 

@@ -11,11 +11,9 @@ are the masks, so that a part of it is a part of them; ``uns["values"]`` says wh
 the values of any AnnData, be they apart or not; models and evaluation get them whole, in X.
 """
 
-import errno
 import mmap
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from typing import Any, Self
 import anndata as ad
 import numpy as np
 import pandas as pd
+from isal import isal_zlib
 from scipy import sparse
 
 from trueshift.files import ContractError, values_of
@@ -46,28 +45,16 @@ class Writer:
         self._file = path.open("w+b", buffering=0)
         self._file.truncate(rows * self._row)  # takes no room on the disk before it is written
         self._map: mmap.mmap | None = None
-        self._pool = ThreadPoolExecutor(1)
-
-    def reserve(self, rows: int) -> None:
-        """Asks for room on the disk for so many rows: a full one says so now, and is written to faster if not."""
-        try:
-            os.posix_fallocate(self._file.fileno(), 0, rows * self._row)
-        except AttributeError:  # another system
-            return
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
-                raise
 
     def put(self, start: int, rows: np.ndarray) -> None:
         """Writes finite float32 rows without negative zeros, (n, columns), as rows ``start`` and following."""
         rows = np.ascontiguousarray(rows, dtype=FLOAT)
         stop = start + len(rows)
-        sums = self._pool.submit(lambda: [zlib.crc32(row) for row in rows])
+        self._crc32[start:stop] = [isal_zlib.crc32(row) for row in rows]
         data, at = rows.data.cast("B"), start * self._row
         while data:
             written = os.pwrite(self._file.fileno(), data, at)
             data, at = data[written:], at + written
-        self._crc32[start:stop] = sums.result()
         self._used = max(stop, self._used)
 
     def row(self, number: int) -> np.ndarray:
@@ -79,7 +66,6 @@ class Writer:
     def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
         """All that was written, as data whose values are apart."""
         self._map = None
-        self._pool.shutdown()
         self._file.truncate(self._used * self._row)
         adata = ad.AnnData(obs=obs, var=var)
         crc32 = self._crc32[: self._used]
@@ -202,7 +188,6 @@ def beside(adata: ad.AnnData, path: Path, temporary: Path) -> Iterator[ad.AnnDat
     try:
         if wants_file(adata) and not are_apart(adata):
             writer = Writer(values, adata.n_obs, adata.n_vars)
-            writer.reserve(adata.n_obs)
             for places, rows in blocks(adata):
                 writer.put(int(places[0]), rows + np.float32(0))  # no negative zero: equal rows have equal bytes
             table = writer.table(adata.obs, adata.var)
@@ -294,7 +279,7 @@ class _Mapped:
 
     def check(self, rows: np.ndarray, crc32: np.ndarray) -> None:
         for row in rows:
-            if zlib.crc32(self.table[row]) != crc32[row]:
+            if isal_zlib.crc32(self.table[row]) != crc32[row]:
                 raise ContractError(
                     f"{self.path}: damaged: row {row} is not what was written there; delete it and the file beside it "
                     "so that they are made again"

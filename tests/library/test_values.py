@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -229,18 +228,3 @@ def test_every_stage_gives_the_same(tmp_path: Path, few_genes: bool) -> None:
         np.testing.assert_array_equal(part.X, other.X)
         pd.testing.assert_frame_equal(part.obs, other.obs)
         pd.testing.assert_frame_equal(part.var, other.var)
-
-
-def test_room_is_asked_for_where_the_file_system_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(number: int) -> Callable[..., None]:
-        def call(*_: int) -> None:
-            raise OSError(number, os.strerror(number))
-
-        return call
-
-    writer = values.Writer(tmp_path / "values", 3, 4)
-    monkeypatch.setattr(os, "posix_fallocate", refuses(errno.EOPNOTSUPP))
-    writer.reserve(3)
-    monkeypatch.setattr(os, "posix_fallocate", refuses(errno.ENOSPC))
-    with pytest.raises(OSError, match="No space left"):
-        writer.reserve(3)

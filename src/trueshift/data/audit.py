@@ -3,7 +3,6 @@
 An independent check of the split: it knows these files and what the split's type promises, not how roles were made.
 """
 
-import zlib
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from isal import isal_zlib
 from scipy import sparse
 
 from trueshift import values
@@ -166,10 +166,10 @@ def _keys(*parts: ad.AnnData) -> list[np.ndarray]:
     everywhere = np.unique(np.concatenate(rows))
     own = crc32[0]
     shared, n = np.unique(own[everywhere], return_counts=True)
-    suspects = np.append(shared[n > 1], np.uint32(zlib.crc32(bytes(4 * parts[0].n_vars))))
+    suspects = np.append(shared[n > 1], np.uint32(isal_zlib.crc32(bytes(4 * parts[0].n_vars))))
     found = []
     for part, of_file in zip(parts, rows, strict=True):
-        keys = np.array([f"row {row}" for row in of_file], dtype=object)
+        keys = of_file.astype(object)
         some = np.flatnonzero(np.isin(own[of_file], suspects))
         keys[some] = _keys_of(part, some)
         found.append(keys)
@@ -203,12 +203,13 @@ class _Rows:
         if seen is None or test is None:
             self.write(unit, pd.NA, pd.NA, promised=promised, verdict="not known")
             return
-        both = set(seen.dropna()) & set(test.dropna()) if both is None else both
+        there, asked = set(seen.dropna().unique()), set(test.dropna().unique())
+        both = there & asked if both is None else both
         verdict = {HELD_OUT: "leak", ALLOWED: "shared as the split says", SILENT: "shared; the split says nothing"}
         self.write(
             unit,
-            seen.nunique(),
-            test.nunique(),
+            len(there),
+            len(asked),
             len(both),
             _share(test, both),
             promised=promised,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import anndata as ad
@@ -50,9 +51,14 @@ class Cells:
         self.batch = obs["batch"].astype(str).to_numpy()
         self.label = obs["perturbation"].astype(str).to_numpy()
         self.dose = obs["dose"].astype(str).to_numpy()
-        self.condition = condition_codes(obs)[1]
         self.control_id = obs["control_id"].astype(str).to_numpy() if "control_id" in obs else None
         self.labels = sorted(set(self.label[self.perturbed]))
+        self._obs = obs
+
+    @cached_property
+    def condition(self) -> np.ndarray:
+        """The number of each cell's condition, (N,); most splits do without."""
+        return condition_codes(self._obs)[1]
 
     def random(self, rows: np.ndarray, *seed: int) -> np.ndarray:
         """One number for each of ``rows``, drawn in the order of their names: other cells do not matter."""
@@ -104,7 +110,7 @@ def roles_of(split: pd.DataFrame, obs: pd.DataFrame) -> np.ndarray:
     if cells.duplicated().any():
         raise ContractError(f"split: cell {cells[cells.duplicated()].iloc[0]} has more than one role")
     names = obs.index.astype(str)
-    rows = pd.Index(cells).get_indexer(names)
+    rows = np.arange(len(names)) if np.array_equal(cells, names) else pd.Index(cells).get_indexer(names)
     if (rows < 0).any() or len(cells) != len(names):
         lost, extra = names[rows < 0], cells[~cells.isin(names)]
         raise ContractError(
@@ -146,8 +152,8 @@ def conditions_asked(obs: pd.DataFrame, roles: np.ndarray) -> pd.DataFrame:
     parts = [sorted_components(label) for label in table["perturbation"]]
     table["n_seen"] = [len(part) if part in seen else sum((single,) in seen for single in part) for part in parts]
     if "control_id" in obs:
-        ids = test["control_id"].astype(str).groupby(codes)
-        table["control_id"] = ["\t".join(sorted(names.unique())) for _, names in ids]
+        ids = pd.DataFrame({"condition": codes, "id": test["control_id"].astype(str).to_numpy()}).drop_duplicates()
+        table["control_id"] = ids.sort_values(["condition", "id"]).groupby("condition")["id"].agg("\t".join)
         context = obs["context"].astype(str)
         table["context_seen"] = table["context"].isin(set(context[among(roles, ("train", "val")) & perturbed]))
     return table
@@ -155,7 +161,7 @@ def conditions_asked(obs: pd.DataFrame, roles: np.ndarray) -> pd.DataFrame:
 
 def describe_split(split: pd.DataFrame, obs: pd.DataFrame) -> list[str]:
     """The facts of a split in lines: cells per role, conditions by how much of them was seen, controls per context."""
-    roles, cells = roles_of(split, obs), Cells(obs)
+    roles = roles_of(split, obs)
     lines = ["cells: " + ", ".join(f"{role} {(roles == role).sum():,}" for role in ROLES)]
     table = conditions_asked(obs, roles)
     width = table["perturbation"].map(lambda label: len(components(label)))
@@ -164,9 +170,9 @@ def describe_split(split: pd.DataFrame, obs: pd.DataFrame) -> list[str]:
         parts = ", ".join(f"{counts.get(n, 0)} with {n} seen" for n in range(size + 1))
         kind = "single" if size == 1 else f"{size}-fold"
         lines.append(f"test conditions, {kind} perturbations: {int((width == size).sum())} ({parts})")
-    halves = pd.DataFrame({"context": cells.context, "batch": cells.batch, "role": roles})[
-        among(roles, ("control_input", "control_reference"))
-    ]
+    halves = (
+        obs[["context", "batch"]].astype(str).assign(role=roles)[among(roles, ("control_input", "control_reference"))]
+    )
     for context, part in halves.groupby("context"):
         given, kept = (part["role"] == "control_input").sum(), (part["role"] == "control_reference").sum()
         lone = int((part.groupby("batch").size() == 1).sum())

@@ -69,7 +69,6 @@ ADMITTED = {
     ("pandas._libs.missing", "NA"): "missing",
     ("pandas", "NA"): "missing",
 }
-_ASKED = 1 << 24  # bytes asked of the disk at once
 LEFT = 1 << 20  # bytes of one array from which on it is left in the file
 DTYPE = re.compile(r"O8?|[iu][1248]|f[248]|b1|U\d{1,6}")
 
@@ -319,21 +318,6 @@ class Frame:
             if place in places:
                 return values[np.flatnonzero(places == place)[0]].astype(object)
         raise AssertionError(name)  # every column is in a block: _frame has seen to it
-
-
-def fetch_ahead(path: str | Path) -> None:
-    """Asks the disk for a file that will be read next, where the system can be asked."""
-    if hasattr(os, "posix_fadvise"):
-        with Path(path).open("rb") as file:
-            for start in range(0, os.fstat(file.fileno()).st_size, _ASKED):
-                os.posix_fadvise(file.fileno(), start, _ASKED, os.POSIX_FADV_WILLNEED)
-
-
-def leave(path: str | Path) -> None:
-    """Tells the system that it need not hold a file in memory any longer: it is slow to find that out itself."""
-    if hasattr(os, "posix_fadvise"):
-        with Path(path).open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _mapping(values: Any) -> Any:

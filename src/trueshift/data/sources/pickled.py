@@ -3,7 +3,6 @@
 Read by :mod:`trueshift.data.sources.inert`, which runs nothing of a file.
 """
 
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from isal import isal_zlib
 
 from trueshift.contract import CONTROL, ContractError
 from trueshift.data.sources.columns import number_text
-from trueshift.data.sources.inert import Frame, fetch_ahead, leave, read_frame
+from trueshift.data.sources.inert import Frame, read_frame
 from trueshift.data.sources.messages import choices
 from trueshift.values import Writer, all_finite, is_large
 
@@ -24,7 +24,6 @@ METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
 CHUNK = 1 << 20  # values converted together, of a table held by rows
 TALL, ROOM, TILE = 1024, 1 << 24, 8  # by columns: most rows and values, and genes at once: what caches have room for
-SAMPLED = 8  # every eighth gene tells most controls apart; those that it does not are compared in full
 
 
 # --- what the pair must hold --------------------------------------------------------------------------
@@ -122,9 +121,6 @@ class _Table:
     def __init__(self, rows: int, columns: int) -> None:
         self.values, self._used = np.empty((rows, columns), dtype=np.float32), 0
 
-    def reserve(self, rows: int) -> None:
-        """All of it is there."""
-
     def put(self, start: int, rows: np.ndarray) -> None:
         stop = start + len(rows)
         self.values[start:stop] = rows
@@ -151,8 +147,7 @@ class _Controls:
     first: list[int]
 
 
-def _controls(path: str | Path, values: Path | None, come: Callable[[], object]) -> _Controls:
-    """Reads the controls; calls ``come`` when the disk has given the file."""
+def _controls(path: str | Path, values: Path | None) -> _Controls:
     table = read_frame(path)
     _require(table, ALIGNED)
     genes, aligned = _genes(table), {name: _labels(table, name) for name in ALIGNED}
@@ -162,11 +157,9 @@ def _controls(path: str | Path, values: Path | None, come: Callable[[], object])
     known: dict[tuple[str, int], list[int]] = {}
     first: list[int] = []
     for start, chunk in _ahead(_float32(table, genes, aligned["sig_id"])):
-        if not start:
-            come()
         for i, row in enumerate(chunk):
             # the same profile under two cell lines is two controls: effects need one of their own context
-            alike = known.setdefault((aligned["cell_id"][start + i], zlib.crc32(row[::SAMPLED].copy())), [])
+            alike = known.setdefault((aligned["cell_id"][start + i], isal_zlib.crc32(row)), [])
             same = next((n for n in alike if np.array_equal(store.row(table.rows + n), row)), None)
             if same is None:
                 same = len(first)
@@ -227,8 +220,7 @@ def read(
     """
     if begun is not None:
         begun("control")
-    with ThreadPoolExecutor(1) as pool:
-        controls = _controls(control, values, lambda: pool.submit(fetch_ahead, treated))
+    controls = _controls(control, values)
     if begun is not None:
         begun("treated")
     table = read_frame(treated)
@@ -243,8 +235,6 @@ def read(
         raise ContractError(f"{treated}: pert_id is '{CONTROL}' in a treated row; that is what controls are named here")
 
     n, d, g = table.rows, len(controls.first), len(controls.genes)
-    leave(control)
-    controls.store.reserve(n + d)
     for start, chunk in _ahead(_float32(table, controls.genes, ids)):
         controls.store.put(start, chunk)
     del table
