@@ -8,8 +8,8 @@ Each run is a process of its own, from its start to its end, files read and writ
 once on a small screen, so that files and what is compiled once are at hand; cell-eval compiles some of its functions
 anew in every process. Both get the same number of threads, one unless ``--threads`` says otherwise: one is the default
 of either, and a workflow runs as many jobs side by side as there are cores. Ours take seconds, so little that another
-program of the machine can double them: of five runs each the median counts. The last lines are what no scoring can go
-below on this machine.
+program of the machine can double them: of nine runs each, three before, three between and three after those of
+cell-eval, the median counts. The last lines are what no scoring can go below on this machine.
 
 With ``--panel`` no cells are made: that many conditions are scored by their mean expression in one call.
 """
@@ -30,7 +30,7 @@ LABELS = "dataset=simulated,split=s,fold=1,model=m,variant=default,seed=0"
 LEFT_OUT = ["legacy_r2_topk", "legacy_pearson"]  # compare cell by cell, to reproduce a published table
 FORMS = ("dense", "sparse")  # of cell-eval's input
 SMALL = {"cells": 600, "genes": 100, "perturbations": 5}
-REPEATS = 5  # of ours
+REPEATS = 3  # of ours, each time
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # Snakemake sets them for a job
 
 
@@ -131,16 +131,20 @@ def compare(programs: Programs, folder: Path, size: dict[str, int], seed: int) -
     print((folder / "simulate.log").read_text().strip())
     busy = f"busy with other work before the start: {os.getloadavg()[0]:.1f}"
     print(f"{programs.threads} threads each, {os.cpu_count()} CPUs; {busy}\n", flush=True)
-    truth_side = middle(programs.truth_side(folder, settings) for _ in range(REPEATS))
-    scored = middle(programs.score(folder, settings) for _ in range(REPEATS))
+    truths, scores, peers = [], [], {}
+    for form in (*FORMS, None):  # a machine is not equally fast all the time
+        for _ in range(REPEATS):
+            truths.append(programs.truth_side(folder, settings))
+            scores.append(programs.score(folder, settings))
+        if form is not None:
+            peers[f"cell-eval, {form} input"] = programs.cell_eval(folder, form)
+    truth_side, scored = middle(truths), middle(scores)
     runs = {"truth side": truth_side, "first prediction, with truth side": truth_side + scored}
-    runs["next prediction"] = scored
-    runs |= {f"cell-eval, {form} input": programs.cell_eval(folder, form) for form in FORMS}
+    runs |= {"next prediction": scored, **peers}
     (folder / "times.json").write_text(json.dumps({name: run._asdict() for name, run in runs.items()}, indent=2) + "\n")
     print(f"{'':36}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}" + "".join(f"{'of ' + form:>12}" for form in FORMS))
     for name, run in runs.items():
-        peers = [runs[f"cell-eval, {form} input"] for form in FORMS]
-        shares = "".join(f"{'1/' + format(peer.seconds / run.seconds, '.1f'):>12}" for peer in peers)
+        shares = "".join(f"{'1/' + format(peer.seconds / run.seconds, '.1f'):>12}" for peer in peers.values())
         print(f"{name:36}{run.seconds:9.2f}{run.cpu:9.2f}{run.memory:9.0f}{'' if 'cell-eval' in name else shares}")
 
     parts = {"agreement": (programs.peer, "agreement"), "below this nothing can go": (programs.ours, "floors")}
