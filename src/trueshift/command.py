@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
-gc.disable()  # what an import makes stays: to look for garbage among it is a tenth of its time
+gc.disable()  # what an import makes stays: nothing to look for among it
 from trueshift.contract import ContractError, disk_is_full  # noqa: E402 - the first that a script imports
 
 gc.enable()
@@ -21,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
     _hush_hdf5()
     try:
         main()
-        gc.freeze()  # the end looks for garbage among all that is there, several times: longer than many a job works
+        gc.freeze()  # the end would look for garbage among all that is there, several times: .1 s
     except ContractError as error:
         if disk_is_full(error):
             _end_at_once(f"error: {error}")

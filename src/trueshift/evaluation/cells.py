@@ -4,9 +4,10 @@ A block of the distance matrix is one matrix product, ‖a − b‖² = ‖a‖�
 little cancels. No matrix of all cells with all cells is kept.
 
 The products are of float32, twice as fast as float64; all else is float64. About their mean, two cells are nearly at
-right angles, so that the product is small beside the squares, and with it its error: a distance is exact to about 1e-8
-of itself, a mean of them to a few 1e-9. Where any two cells are so near that it could be more than 1e-6, the block is
-made again in float64.
+right angles, so that the product is small beside the squares, and with it its error. On the cells of Kang 2018 and
+Papalexi 2021 a distance is off by at most 3e-7 of itself, a mean of distances by 5e-9, an E-distance by 2e-7, where
+distances are 35 to 54. Where any two cells are so near that one could be off by more than 1e-6, the block is made again
+in float64.
 """
 
 from collections.abc import Iterator
