@@ -40,7 +40,7 @@ class Writer:
     """Writes a table of at most so many rows and columns into a file, rows in any order, with the CRC-32 of each."""
 
     def __init__(self, path: Path, rows: int, columns: int) -> None:
-        self.path, self._row, self._used = path, columns * FLOAT.itemsize, 0
+        self.path, self._row = path, columns * FLOAT.itemsize
         self._crc32 = np.zeros(rows, dtype=np.uint32)
         self._file = path.open("w+b", buffering=0)
         self._file.truncate(rows * self._row)  # takes no room on the disk before it is written
@@ -55,7 +55,6 @@ class Writer:
         while data:
             written = os.pwrite(self._file.fileno(), data, at)
             data, at = data[written:], at + written
-        self._used = max(stop, self._used)
 
     def row(self, number: int) -> np.ndarray:
         """A row that was written, (columns,); not to be looked at any more when :meth:`table` was called."""
@@ -64,11 +63,11 @@ class Writer:
         return np.frombuffer(self._map, FLOAT, self._row // FLOAT.itemsize, number * self._row)
 
     def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
-        """All that was written, as data whose values are apart."""
+        """The rows that ``obs`` is of, all of them written, as data whose values are apart."""
         self._map = None
-        self._file.truncate(self._used * self._row)
+        self._file.truncate(len(obs) * self._row)
         adata = ad.AnnData(obs=obs, var=var)
-        crc32 = self._crc32[: self._used]
+        crc32 = self._crc32[: len(obs)]
         adata.uns[APART] = {"file": str(self.path), "shape": np.array(adata.shape), "crc32": crc32}
         adata.obsm[ROWS] = np.arange(adata.n_obs)[:, None]
         adata.varm[COLUMNS] = np.arange(adata.n_vars)[:, None]

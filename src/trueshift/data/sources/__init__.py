@@ -25,7 +25,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -127,17 +127,13 @@ def _pickled(
     if not all(located(source[key], data_folder).exists() for key in PAIR):
         for key in PAIR:
             ensure(source[key], data_folder, log)
-    checked: dict[str, Future[LocalFile]] = {}
     with ThreadPoolExecutor(1) as pool:
-
-        def check(key: str) -> None:
-            checked[key] = pool.submit(ensure, source[key], data_folder, log)
-
+        checked = {key: pool.submit(ensure, source[key], data_folder, log) for key in ("control", "treated")}
         try:
             treated, control = (located(source[key], data_folder) for key in PAIR)
-            raw = pickled.read(treated, control, log, values, check)
+            raw = pickled.read(treated, control, log, values)
         finally:  # that it is the wrong file says more than what is wrong
-            files = [checked[key].result() for key in PAIR if key in checked]
+            files = [checked[key].result() for key in PAIR]
     return raw, _provenance(files)
 
 

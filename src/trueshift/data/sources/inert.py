@@ -296,6 +296,17 @@ class Frame:
     blocks: list[tuple[np.ndarray, np.ndarray]]
     rows: int
 
+    @property
+    def in_file(self) -> bool:
+        """Whether large arrays of numbers are in the file, and not in memory already."""
+        large = [values for _, values in self.blocks if values.dtype.kind != "O" and values.nbytes >= LEFT]
+        return all(_mapping(values) is not None for values in large)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether values lie in the file row by row, so that rows can be read in turn."""
+        return any(True for _ in self._in_file(by_row=True)) and not any(True for _ in self._in_file(by_row=False))
+
     def come(self) -> None:
         """Looks at values that lie in the file column by column, in their order: the disk is slow in any other."""
         for values in self._in_file(by_row=False):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import anndata as ad
@@ -119,76 +120,112 @@ class _Table:
     """Rows in memory, where :class:`trueshift.values.Writer` has them in a file. Rows never written take no memory."""
 
     def __init__(self, rows: int, columns: int) -> None:
-        self.values, self._used = np.empty((rows, columns), dtype=np.float32), 0
+        self.values = np.empty((rows, columns), dtype=np.float32)
 
     def put(self, start: int, rows: np.ndarray) -> None:
-        stop = start + len(rows)
-        self.values[start:stop] = rows
-        self._used = max(stop, self._used)
+        self.values[start : start + len(rows)] = rows
 
     def row(self, number: int) -> np.ndarray:
         return self.values[number]
 
     def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
-        return ad.AnnData(self.values[: self._used], obs=obs, var=var)
+        return ad.AnnData(self.values[: len(obs)], obs=obs, var=var)
 
 
 @dataclass
-class _Controls:
-    """Distinct control rows in the order they occur; ``which`` is the one of each row of the file, ``first`` reverse.
+class _Side:
+    """What one file of the pair says beside its values: ``text`` of the aligned columns, the ``others`` as they are."""
 
-    They are in ``store``, behind as many rows as the file has: the place of the treated.
-    """
-
+    path: str | Path
+    rows: int
     genes: list[str]
-    aligned: dict[str, list[str]]
-    store: _Table | Writer
-    which: np.ndarray
-    first: list[int]
+    text: dict[str, list[str]]
+    others: dict[str, np.ndarray]
+    by_row: bool
+    _table: Frame | None
+
+    @classmethod
+    def of(cls, path: str | Path, columns: tuple[str, ...]) -> "_Side":
+        table = read_frame(path)
+        _require(table, columns)
+        genes, text = _genes(table), {name: _labels(table, name) for name in ALIGNED}
+        others = {name: table.column(name) for name in columns if name not in ALIGNED}
+        return cls(path, table.rows, genes, text, others, table.by_row, table if table.in_file else None)
+
+    def chunks(self, genes: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """As :func:`_float32`, once. Values that are not in the file are read anew: those of two may be too much."""
+        table, self._table = self._table or read_frame(self.path), None
+        return _ahead(_float32(table, genes, self.text["sig_id"]))
 
 
-def _controls(path: str | Path, values: Path | None) -> _Controls:
-    table = read_frame(path)
-    _require(table, ALIGNED)
-    genes, aligned = _genes(table), {name: _labels(table, name) for name in ALIGNED}
-    room = 2 * table.rows, len(genes)
-    store = Writer(values, *room) if values and is_large(table.rows, len(genes)) else _Table(*room)
-    which = np.empty(table.rows, dtype=np.int64)
+def _put_controls(side: _Side, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
+    """Puts the distinct rows behind as many as the file has, the place of the treated.
+
+    Returns the number of the distinct one of each row of the file, and the first row of each distinct one.
+    """
+    which = np.empty(side.rows, dtype=np.int64)
     known: dict[tuple[str, int], list[int]] = {}
     first: list[int] = []
-    for start, chunk in _ahead(_float32(table, genes, aligned["sig_id"])):
+    for start, chunk in side.chunks(side.genes):
         for i, row in enumerate(chunk):
             # the same profile under two cell lines is two controls: effects need one of their own context
-            alike = known.setdefault((aligned["cell_id"][start + i], isal_zlib.crc32(row)), [])
-            same = next((n for n in alike if np.array_equal(store.row(table.rows + n), row)), None)
+            alike = known.setdefault((side.text["cell_id"][start + i], isal_zlib.crc32(row)), [])
+            same = next((n for n in alike if np.array_equal(store.row(side.rows + n), row)), None)
             if same is None:
                 same = len(first)
                 alike.append(same)
                 first.append(start + i)
-                store.put(table.rows + same, row[None])
+                store.put(side.rows + same, row[None])
             which[start + i] = same
-    return _Controls(genes, aligned, store, which, first)
+    return which, first
 
 
-def _check_pair(treated: Frame, control: str | Path, aligned: dict[str, list[str]], controls: _Controls) -> None:
+def _put_treated(side: _Side, genes: list[str], store: _Table | Writer, stop: Event) -> None:
+    for start, chunk in side.chunks(genes):
+        if stop.is_set():
+            return
+        store.put(start, chunk)
+
+
+def _put(treated: _Side, controls: _Side, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
+    """Puts both; side by side if they are held by row. By column each is in memory while it is read: not two."""
+    stop = Event()
+    with ThreadPoolExecutor(1) as pool:
+        rest = treated, controls.genes, store, stop
+        beside = pool.submit(_put_treated, *rest) if treated.by_row and controls.by_row else None
+        try:
+            found = _put_controls(controls, store)
+            (beside or pool.submit(_put_treated, *rest)).result()
+        finally:
+            stop.set()
+    return found
+
+
+def _check_pair(treated: _Side, controls: _Side) -> None:
     for name in ALIGNED:
-        pairs = enumerate(zip(aligned[name], controls.aligned[name], strict=False))
+        pairs = enumerate(zip(treated.text[name], controls.text[name], strict=False))
         row = next((row for row, (one, other) in pairs if one != other), None)
         if row is not None:
             raise ContractError(
-                f"{control}: row {row} does not belong to row {row} of {treated.path}: {name} is "
-                f"'{controls.aligned[name][row]}' here and '{aligned[name][row]}' there; write both in one order"
+                f"{controls.path}: row {row} does not belong to row {row} of {treated.path}: {name} is "
+                f"'{controls.text[name][row]}' here and '{treated.text[name][row]}' there; write both in one order"
             )
-    if treated.rows != len(controls.which):
-        row = min(treated.rows, len(controls.which))
+    if treated.rows != controls.rows:
+        row = min(treated.rows, controls.rows)
         raise ContractError(
-            f"{control}: {len(controls.which)} rows, but {treated.path} has {treated.rows}; row i of one belongs to "
+            f"{controls.path}: {controls.rows} rows, but {treated.path} has {treated.rows}; row i of one belongs to "
             f"row i of the other, and row {row} has no partner"
         )
-    one, other = set(_genes(treated)), set(controls.genes)
+    one, other = set(treated.genes), set(controls.genes)
     if one != other:
         lone = min(one ^ other)
-        raise ContractError(f"{control}: gene '{lone}' is in only one of this and {treated.path}; write the same genes")
+        raise ContractError(
+            f"{controls.path}: gene '{lone}' is in only one of this and {treated.path}; write the same genes"
+        )
+    if CONTROL in treated.others["pert_id"]:
+        raise ContractError(
+            f"{treated.path}: pert_id is '{CONTROL}' in a treated row; that is what controls are named here"
+        )
 
 
 def read(
@@ -196,7 +233,6 @@ def read(
     control: str | Path,
     log: Callable[[str], None] = print,
     values: Path | None = None,
-    begun: Callable[[str], None] | None = None,
 ) -> ad.AnnData:
     """Reads a pair of pickled DataFrames, row i of ``control`` being the control of row i of ``treated``.
 
@@ -211,55 +247,46 @@ def read(
 
     Memory: what is returned, and chunks; values stay in the files until they are converted. Where ``values`` is given,
     large tables are written there chunk by chunk (:mod:`trueshift.values`), and memory is that of metadata and chunks.
-    ``begun`` is called with "control" and "treated" when the reading of each begins: who needs it too reads it now.
-    Files of protocols below 4, and blocks that pandas holds column by column, may take as much memory as the file.
+    Metadata are read, and all but values is checked, before the first value is.
+    Blocks that pandas holds column by column may take as much memory as a file has values, and a file of protocol 2 or
+    older, in which values are text, up to three times as much; it does so for one file at a time.
 
     Raises :class:`ContractError` on a pickle that names anything but what such a frame needs (nothing of a file is
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
     occurs twice, and on gene values that are not finite numbers.
     """
-    if begun is not None:
-        begun("control")
-    controls = _controls(control, values)
-    if begun is not None:
-        begun("treated")
-    table = read_frame(treated)
-    _require(table, METADATA)
-    _genes(table)
-    aligned = {name: _labels(table, name) for name in ALIGNED}
-    ids = aligned["sig_id"]
-    _check_ids(table, ids)
-    _check_pair(table, control, aligned, controls)
-    source = {name: table.column(name) for name in METADATA if name not in ALIGNED}
-    if CONTROL in source["pert_id"]:
-        raise ContractError(f"{treated}: pert_id is '{CONTROL}' in a treated row; that is what controls are named here")
+    of_control, of_treated = _Side.of(control, ALIGNED), _Side.of(treated, METADATA)
+    _check_ids(of_treated)
+    _check_pair(of_treated, of_control)
+    n, genes = of_treated.rows, of_control.genes
+    room = 2 * n, len(genes)
+    store = Writer(values, *room) if values and is_large(n, len(genes)) else _Table(*room)
+    which, first = _put(of_treated, of_control, store)
 
-    n, d, g = table.rows, len(controls.first), len(controls.genes)
-    for start, chunk in _ahead(_float32(table, controls.genes, ids)):
-        controls.store.put(start, chunk)
-    del table
-
-    names = [f"{ids[row]}/control" for row in controls.first]
+    ids, d = of_treated.text["sig_id"], len(first)
+    names = [f"{ids[row]}/control" for row in first]
     obs = pd.DataFrame(index=pd.Index(ids + names))
     obs["sig_id"] = ids + names
-    obs["idx"] = aligned["idx"] + [""] * d
-    obs["pert_id"] = [*source["pert_id"], *[CONTROL] * d]
-    obs["cell_id"] = aligned["cell_id"] + [aligned["cell_id"][row] for row in controls.first]
+    obs["idx"] = of_treated.text["idx"] + [""] * d
+    obs["pert_id"] = [*of_treated.others["pert_id"], *[CONTROL] * d]
+    lines = of_treated.text["cell_id"]
+    obs["cell_id"] = lines + [lines[row] for row in first]
     for name, none in (("pert_idose", "0"), ("smiles", None)):
-        obs[name] = pd.Series([*source[name], *[none] * d], index=obs.index, dtype=object)
-    obs["control_id"] = [names[i] for i in controls.which] + [""] * d
+        obs[name] = pd.Series([*of_treated.others[name], *[none] * d], index=obs.index, dtype=object)
+    obs["control_id"] = [names[i] for i in which] + [""] * d
     obs["is_control"] = np.arange(n + d) >= n
-    log(f"{n} treated profiles with {d} distinct controls, {g} genes")
-    return controls.store.table(obs, pd.DataFrame(index=pd.Index(controls.genes)))
+    log(f"{n} treated profiles with {d} distinct controls, {len(genes)} genes")
+    return store.table(obs, pd.DataFrame(index=pd.Index(genes)))
 
 
-def _check_ids(table: Frame, ids: list[str]) -> None:
+def _check_ids(treated: _Side) -> None:
+    path, ids = treated.path, treated.text["sig_id"]
     if "" in ids:
-        raise ContractError(f"{table.path}: row {ids.index('')} has no sig_id; give every row its own")
+        raise ContractError(f"{path}: row {ids.index('')} has no sig_id; give every row its own")
     again = pd.Index(ids).duplicated()
     if again.any():
         row = int(np.flatnonzero(again)[0])
         raise ContractError(
-            f"{table.path}: sig_id {ids[row]} occurs more than once (rows {ids.index(ids[row])} and {row}; "
+            f"{path}: sig_id {ids[row]} occurs more than once (rows {ids.index(ids[row])} and {row}; "
             f"{again.sum()} such rows); give every row its own"
         )
