@@ -10,6 +10,7 @@ from types import TracebackType
 gc.disable()  # what an import makes stays: nothing to look for among it
 from trueshift.contract import ContractError, disk_is_full  # noqa: E402 - the first that a script imports
 
+gc.freeze()
 gc.enable()
 
 
@@ -19,6 +20,7 @@ def run(main: Callable[[], None]) -> None:
     So does a full disk outside the artefacts, which say it themselves: that of a log or of temporary files.
     """
     _hush_hdf5()
+    gc.freeze()  # nor among what the script imports
     try:
         main()
         gc.freeze()  # the end would look for garbage among all that is there, several times: .1 s
