@@ -11,7 +11,8 @@ own, one after the other. Peak memory is the largest resident set of a process, 
 
 Then it moves the same bytes plainly: for every stage it reads, from their beginning and block by block, as many bytes
 of the files as the stage has to see, and writes as many as the stage wrote to the same disk. Both sides begin with
-none of the files in the page cache and drop nothing from it after that; neither waits for the disk to have written.
+none of the files in the page cache, and some seconds after memory became free: a virtual machine gives such memory back
+to its host, and who takes it again waits, but not who takes it at once. Neither waits for the disk to have written.
 A shared disk is fast at one time and slow at another, and both sides see it at different times: ``--repeats`` does both
 again and again, and the median ratio counts. What was made is removed at the end.
 
@@ -40,6 +41,7 @@ REPLICATES = 15  # of a drug at a dose in a line
 DISTINCT = 0.05  # of the control profiles
 SMALLEST = 0.07  # of the profiles: from here on the stages keep values apart
 BLOCK = 1 << 24
+PAUSE = 10.0  # seconds
 SPLIT = {"type": "unseen_perturbation", "k": 5}
 FOLD = "1"
 SETTINGS: dict[str, Any] = {
@@ -191,11 +193,12 @@ def run_script(python: Path, folder: Path, name: str, options: dict[str, Any]) -
 
 
 def forget(files: Iterator[Path]) -> None:
-    """Takes files out of the page cache."""
+    """Takes files out of the page cache, and waits until what that set free is no nearer than any other memory."""
     os.sync()
     for path in files:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    time.sleep(PAUSE)
 
 
 def copied(folder: Path, reads: dict[str, int], writes: int) -> float:

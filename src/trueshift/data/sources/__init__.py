@@ -25,7 +25,6 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,18 @@ import trueshift
 from trueshift.contract import ContractError
 from trueshift.data.sources import gct, gctx, h5ad, mtx, pdgrapher, pickled, table, transigen
 from trueshift.data.sources.canonical import canonicalise
-from trueshift.data.sources.download import FILE_KEYS, LocalFile, Log, ensure, located
+from trueshift.data.sources.download import (
+    FILE_KEYS,
+    LocalFile,
+    Log,
+    algorithm_of,
+    declared,
+    ensure,
+    located,
+    verified,
+)
 from trueshift.data.sources.messages import check_keys, choices
+from trueshift.data.sources.once import Once
 from trueshift.data.sources.simulate import simulate
 from trueshift.data.sources.simulate_profiles import simulate_profiles
 from trueshift.values import DENSE
@@ -124,17 +133,22 @@ def _pickled(
     """Computes the checksums of the pair while it is read: the disk gives large files once."""
     check_keys(source, PAIR, where)
     _check_given(PAIR, source, where)
-    if not all(located(source[key], data_folder).exists() for key in PAIR):
-        for key in PAIR:
-            ensure(source[key], data_folder, log)
-    with ThreadPoolExecutor(1) as pool:
-        checked = {key: pool.submit(ensure, source[key], data_folder, log) for key in ("control", "treated")}
+    entries = [source[key] for key in PAIR]
+    for entry in entries:
+        if not located(entry, data_folder).exists():
+            ensure(entry, data_folder, log)
+    treated, control = (Once(located(entry, data_folder), algorithm_of(entry)) for entry in entries)
+    with treated, control:
+        pairs = list(zip(entries, (treated, control), strict=True))
         try:
-            treated, control = (located(source[key], data_folder) for key in PAIR)
             raw = pickled.read(treated, control, log, values)
-        finally:  # that it is the wrong file says more than what is wrong
-            files = [checked[key].result() for key in PAIR]
-    return raw, _provenance(files)
+        except ContractError:
+            for entry, file in pairs:
+                if declared(entry):  # that it is the wrong file says more than what is wrong with it
+                    verified(entry, data_folder, file.checksum())
+            raise
+        found = [verified(entry, data_folder, file.checksum()) for entry, file in pairs]
+    return raw, _provenance(found)
 
 
 def _check_given(files: Sequence[str], source: Mapping[str, Any], where: str) -> None:

@@ -42,38 +42,53 @@ def ensure(entry: str | Mapping[str, Any], data_folder: str | Path, log: Log = p
     Raises :class:`ContractError` if the file is missing and cannot be fetched (saying which file to place where), if
     its checksum is not the declared one, or if a file with an address has no declared checksum.
     """
-    path = located(entry, data_folder)
-    entry = {"path": entry} if isinstance(entry, str) else dict(entry)
-    url = entry.get("url")
-    declared = next((f"{name}:{entry[name].lower()}" for name in ("sha256", "md5") if entry.get(name)), None)
-    algorithm = declared.split(":")[0] if declared else "sha256"
+    path, url = located(entry, data_folder), _facts(entry).get("url")
     if path.exists():
-        found = checksum(path, algorithm)
-        if declared and found != declared:
-            source = f" (from {url})" if url else ""
-            raise ContractError(
-                f"{path}: checksum is {found}, declared is {declared}; put the right file there{source}"
-            )
+        found = checksum(path, algorithm_of(entry))
     elif url:
-        found = _download(url, path, declared, log, pause)
+        found = _download(url, path, declared(entry), log, pause)
     else:
-        how = entry.get("obtain", "place the file there, or correct the path or the data folder")
+        how = _facts(entry).get("obtain", "place the file there, or correct the path or the data folder")
         raise ContractError(f"{path}: no such file; {how}")
-    if url and not declared:
+    return verified(entry, data_folder, found)
+
+
+def verified(entry: str | Mapping[str, Any], data_folder: str | Path, found: str) -> LocalFile:
+    """The file of an entry, whose checksum was found; raises :class:`ContractError` as :func:`ensure` does."""
+    path, url, right = located(entry, data_folder), _facts(entry).get("url"), declared(entry)
+    if right and found != right:
+        source = f" (from {url})" if url else ""
+        raise ContractError(f"{path}: checksum is {found}, declared is {right}; put the right file there{source}")
+    if url and not right:
         raise ContractError(
             f"{path}: fetched from {url}, which has no declared checksum; if the file is the right one, "
             f"add to its entry: {found.replace(':', ': ')}"
         )
-    return LocalFile(path, url or entry["path"], found)
+    return LocalFile(path, url or _facts(entry)["path"], found)
+
+
+def declared(entry: str | Mapping[str, Any]) -> str | None:
+    """The checksum that an entry says its file has, ``algorithm:hex``; None if it says none."""
+    facts = _facts(entry)
+    return next((f"{name}:{facts[name].lower()}" for name in ("sha256", "md5") if facts.get(name)), None)
+
+
+def algorithm_of(entry: str | Mapping[str, Any]) -> str:
+    """That of the declared checksum, otherwise sha256."""
+    return (declared(entry) or "sha256").split(":")[0]
 
 
 def located(entry: str | Mapping[str, Any], data_folder: str | Path) -> Path:
     """Where the file of an entry is, or is to be put; raises :class:`ContractError` if the entry does not say."""
-    entry = {"path": entry} if isinstance(entry, str) else dict(entry)
-    check_keys(entry, FILE_KEYS, "source file")
-    if not entry.get("path"):
+    facts = _facts(entry)
+    check_keys(facts, FILE_KEYS, "source file")
+    if not facts.get("path"):
         raise ContractError("source: no path; say where the file is, or is to be put ({data} is the data folder)")
-    return Path(entry["path"].replace("{data}", str(data_folder)))
+    return Path(facts["path"].replace("{data}", str(data_folder)))
+
+
+def _facts(entry: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"path": entry} if isinstance(entry, str) else dict(entry)
 
 
 def checksum(path: str | Path, algorithm: str = "sha256") -> str:

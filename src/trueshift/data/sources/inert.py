@@ -144,6 +144,7 @@ class _Stream:
         self._file = Path(path).open("rb")  # noqa: SIM115 - closed at the end of the block
         self._size = os.fstat(self._file.fileno()).st_size
         self._left: dict[int, int] = {}
+        self._map: mmap.mmap | None = None
         self.read, self.readline, self.peek = self._file.read, self._file.readline, self._file.peek
 
     def __enter__(self) -> Self:
@@ -165,11 +166,9 @@ class _Stream:
         end = self._left.get(_end_of(data)) if len(data) >= LEFT else None
         if end is None:
             return data
-        start = end - len(data)
-        first = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(self._file.fileno(), end - first, access=mmap.ACCESS_READ, offset=first)
-        mapped.madvise(mmap.MADV_SEQUENTIAL)
-        return memoryview(mapped)[start - first :]
+        if self._map is None:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return memoryview(self._map)[end - len(data) : end]
 
 
 def _end_of(data: Any) -> int:
@@ -300,27 +299,7 @@ class Frame:
     def in_file(self) -> bool:
         """Whether large arrays of numbers are in the file, and not in memory already."""
         large = [values for _, values in self.blocks if values.dtype.kind != "O" and values.nbytes >= LEFT]
-        return all(_mapping(values) is not None for values in large)
-
-    @property
-    def by_row(self) -> bool:
-        """Whether values lie in the file row by row, so that rows can be read in turn."""
-        return any(True for _ in self._in_file(by_row=True)) and not any(True for _ in self._in_file(by_row=False))
-
-    def come(self) -> None:
-        """Looks at values that lie in the file column by column, in their order: the disk is slow in any other."""
-        for values in self._in_file(by_row=False):
-            values.reshape(-1)[:: mmap.PAGESIZE // values.itemsize].max()
-
-    def forget(self) -> None:
-        """Takes no memory any more for what was looked at of values that lie in the file row by row."""
-        for values in self._in_file(by_row=True):
-            _mapping(values).madvise(mmap.MADV_DONTNEED)
-
-    def _in_file(self, by_row: bool) -> Iterator[np.ndarray]:
-        for _, values in self.blocks:
-            if values.dtype.kind != "O" and values.T.flags.c_contiguous == by_row and _mapping(values) is not None:
-                yield values
+        return all(offset_of(values) is not None for values in large)
 
     def column(self, name: str) -> np.ndarray:
         """The values of a column as objects, shape (rows,)."""
@@ -331,11 +310,14 @@ class Frame:
         raise AssertionError(name)  # every column is in a block: _frame has seen to it
 
 
-def _mapping(values: Any) -> Any:
-    """The part of a file that an array is a view of; None if it is in memory."""
-    while isinstance(values, np.ndarray):
-        values = values.base
-    return values.obj if isinstance(values, memoryview) and isinstance(values.obj, mmap.mmap) else None
+def offset_of(values: np.ndarray) -> int | None:
+    """Where an array that was left in its file begins there, in bytes; None if it is in memory."""
+    base: Any = values
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if not (isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)):
+        return None
+    return int(values.ctypes.data) - int(np.frombuffer(base.obj, np.uint8).ctypes.data)
 
 
 def _frame(part: Any, path: str | Path) -> Frame:

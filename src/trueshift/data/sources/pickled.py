@@ -3,12 +3,11 @@
 Read by :mod:`trueshift.data.sources.inert`, which runs nothing of a file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -16,15 +15,16 @@ import pandas as pd
 from isal import isal_zlib
 
 from trueshift.contract import CONTROL, ContractError
+from trueshift.data.sources import frame_rows
 from trueshift.data.sources.columns import number_text
+from trueshift.data.sources.frame_rows import Chunks, ahead
 from trueshift.data.sources.inert import Frame, read_frame
 from trueshift.data.sources.messages import choices
-from trueshift.values import Writer, all_finite, is_large
+from trueshift.data.sources.once import Once
+from trueshift.values import Writer, is_large
 
 METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
-CHUNK = 1 << 20  # values converted together, of a table held by rows
-TALL, ROOM, TILE = 1024, 1 << 24, 8  # by columns: most rows and values, and genes at once: what caches have room for
 
 
 # --- what the pair must hold --------------------------------------------------------------------------
@@ -61,61 +61,6 @@ def _labels(table: Frame, name: str) -> list[str]:
     return [x.strip() if type(x) is str else "" if x is None or x != x else number_text(x) for x in column]
 
 
-def _float32(table: Frame, genes: list[str], ids: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """Converts the genes chunk by chunk; yields the first row of each and its values, shape (rows, genes).
-
-    A chunk is there until the one after the next is asked for. A negative zero becomes zero. Raises
-    :class:`ContractError` at the first value that is NaN or infinite, naming gene and row.
-    """
-    column_of = {name: column for column, name in enumerate(genes)}
-    table.come()
-    plan: list[tuple[np.ndarray, Any, list[tuple[slice, Any]]]] = []
-    step = CHUNK // len(genes)
-    for places, values in table.blocks:
-        wanted = [(row, column_of[table.names[at]]) for row, at in enumerate(places) if table.names[at] in column_of]
-        if wanted:
-            rows, columns = np.array(wanted).T
-            by_column = values.strides[0] > values.strides[1]
-            step = min(TALL, ROOM // len(genes)) if by_column else step
-            width = TILE if by_column else len(columns)
-            pieces = [slice(at, at + width) for at in range(0, len(columns), width)]
-            plan.append((values, _span(rows), [(piece, _span(columns[piece])) for piece in pieces]))
-    step = max(1, step)
-    rooms = np.empty((2, min(step, table.rows), len(genes)), dtype=np.float32)
-    for start in range(0, table.rows, step):
-        stop = min(start + step, table.rows)
-        chunk = rooms[start // step % 2, : stop - start]
-        with np.errstate(over="ignore"):
-            for values, rows, columns in plan:
-                some = values[rows, start:stop]
-                for piece, place in columns:
-                    chunk.T[place] = some[piece]
-        chunk += np.float32(0)
-        if not all_finite(chunk):
-            row, column = (int(x[0]) for x in np.nonzero(~np.isfinite(chunk)))
-            raise ContractError(
-                f"{table.path}: gene '{genes[column]}' is NaN or infinite in row {start + row} (sig_id "
-                f"{ids[start + row]}); fill such values in or remove the row from both files"
-            )
-        yield start, chunk
-        table.forget()
-
-
-def _ahead(chunks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-    """The same chunks, each made while the one before it is used."""
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, chunks, None)
-        while (chunk := following.result()) is not None:
-            following = pool.submit(next, chunks, None)
-            yield chunk
-
-
-def _span(places: np.ndarray) -> Any:
-    """Places as a slice where they follow one another: that is read in place, not copied."""
-    first, last = int(places[0]), int(places[-1])
-    return slice(first, last + 1) if np.array_equal(places, np.arange(first, last + 1)) else places
-
-
 class _Table:
     """Rows in memory, where :class:`trueshift.values.Writer` has them in a file. Rows never written take no memory."""
 
@@ -136,7 +81,7 @@ class _Table:
 class _Side:
     """What one file of the pair says beside its values: ``text`` of the aligned columns, the ``others`` as they are."""
 
-    path: str | Path
+    file: Once
     rows: int
     genes: list[str]
     text: dict[str, list[str]]
@@ -144,21 +89,26 @@ class _Side:
     by_row: bool
     _table: Frame | None
 
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
     @classmethod
-    def of(cls, path: str | Path, columns: tuple[str, ...]) -> "_Side":
-        table = read_frame(path)
+    def of(cls, file: Once, columns: tuple[str, ...]) -> "_Side":
+        table = read_frame(file.path)
         _require(table, columns)
         genes, text = _genes(table), {name: _labels(table, name) for name in ALIGNED}
         others = {name: table.column(name) for name in columns if name not in ALIGNED}
-        return cls(path, table.rows, genes, text, others, table.by_row, table if table.in_file else None)
+        by_row = frame_rows.lies_by_row(table, genes)
+        return cls(file, table.rows, genes, text, others, by_row, table if table.in_file else None)
 
-    def chunks(self, genes: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-        """As :func:`_float32`, once. Values that are not in the file are read anew: those of two may be too much."""
+    def chunks(self, genes: list[str], room: list[np.ndarray], keep: bool) -> Chunks:
+        """As :func:`frame_rows.chunks`, once. Values not in the file are read anew: those of two may be too much."""
         table, self._table = self._table or read_frame(self.path), None
-        return _ahead(_float32(table, genes, self.text["sig_id"]))
+        yield from ahead(frame_rows.chunks(table, genes, self.text["sig_id"], self.file, room, keep))
 
 
-def _put_controls(side: _Side, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
+def _put_controls(side: _Side, chunks: Chunks, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
     """Puts the distinct rows behind as many as the file has, the place of the treated.
 
     Returns the number of the distinct one of each row of the file, and the first row of each distinct one.
@@ -166,7 +116,7 @@ def _put_controls(side: _Side, store: _Table | Writer) -> tuple[np.ndarray, list
     which = np.empty(side.rows, dtype=np.int64)
     known: dict[tuple[str, int], list[int]] = {}
     first: list[int] = []
-    for start, chunk in side.chunks(side.genes):
+    for start, chunk in chunks:
         for i, row in enumerate(chunk):
             # the same profile under two cell lines is two controls: effects need one of their own context
             alike = known.setdefault((side.text["cell_id"][start + i], isal_zlib.crc32(row)), [])
@@ -180,21 +130,23 @@ def _put_controls(side: _Side, store: _Table | Writer) -> tuple[np.ndarray, list
     return which, first
 
 
-def _put_treated(side: _Side, genes: list[str], store: _Table | Writer, stop: Event) -> None:
-    for start, chunk in side.chunks(genes):
+def _put_treated(chunks: Chunks, store: _Table | Writer, stop: Event) -> None:
+    for start, chunk in chunks:
         if stop.is_set():
             return
         store.put(start, chunk)
 
 
 def _put(treated: _Side, controls: _Side, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
-    """Puts both; side by side if they are held by row. By column each is in memory while it is read: not two."""
+    """Puts both; side by side if they lie by row. Otherwise each is in memory while it is read: not two."""
+    genes, by_row = controls.genes, treated.by_row and controls.by_row
+    room = [] if by_row else frame_rows.strips(len(genes), treated.rows)
     stop = Event()
     with ThreadPoolExecutor(1) as pool:
-        rest = treated, controls.genes, store, stop
-        beside = pool.submit(_put_treated, *rest) if treated.by_row and controls.by_row else None
+        rest = treated.chunks(genes, room, keep=False), store, stop
+        beside = pool.submit(_put_treated, *rest) if by_row else None
         try:
-            found = _put_controls(controls, store)
+            found = _put_controls(controls, controls.chunks(genes, room, keep=True), store)
             (beside or pool.submit(_put_treated, *rest)).result()
         finally:
             stop.set()
@@ -229,12 +181,14 @@ def _check_pair(treated: _Side, controls: _Side) -> None:
 
 
 def read(
-    treated: str | Path,
-    control: str | Path,
+    treated: Once,
+    control: Once,
     log: Callable[[str], None] = print,
     values: Path | None = None,
 ) -> ad.AnnData:
     """Reads a pair of pickled DataFrames, row i of ``control`` being the control of row i of ``treated``.
+
+    Each file is read once, in order; the caller asks it for its checksum.
 
     Both have the columns ``sig_id``, ``idx``, ``cell_id`` (equal row by row) and one column of numbers for each gene;
     ``treated`` also ``pert_id``, ``pert_idose``, ``smiles``. This is the layout in which PDGrapher's LINCS profiles are
@@ -248,8 +202,8 @@ def read(
     Memory: what is returned, and chunks; values stay in the files until they are converted. Where ``values`` is given,
     large tables are written there chunk by chunk (:mod:`trueshift.values`), and memory is that of metadata and chunks.
     Metadata are read, and all but values is checked, before the first value is.
-    Blocks that pandas holds column by column may take as much memory as a file has values, and a file of protocol 2 or
-    older, in which values are text, up to three times as much; it does so for one file at a time.
+    Values that pandas holds column by column, or in several blocks, take 4 bytes each besides, for one file at a time,
+    and a file of protocol 2 or older, in which values are text, up to three times its size.
 
     Raises :class:`ContractError` on a pickle that names anything but what such a frame needs (nothing of a file is
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
