@@ -1,5 +1,6 @@
 """Files read once: what comes, in which order, and that the checksum is that of the whole file."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -50,6 +51,21 @@ def test_a_file_that_became_shorter_is_named(tmp_path: Path) -> None:
         os.truncate(path, 4000)
         with pytest.raises(ContractError, match=r"file: ends at byte 4000, earlier than it did; is it being written"):
             file.read(3000, bytearray(2000))
+
+
+def test_a_disk_that_fails_is_named_with_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(file: int, rooms: list[memoryview], offset: int) -> int:
+        if offset >= 4096:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(file, [rooms[0][:2048]], offset)
+
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", failing)
+    (tmp_path / "file").write_bytes(CONTENT)
+    with Once(tmp_path / "file") as file:
+        with pytest.raises(ContractError, match=r"file: cannot be read at byte 4096 \(Input/output error\)"):
+            file.checksum()
+        file.read(0, bytearray(100))
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="NEEDS posix_fadvise")

@@ -66,7 +66,10 @@ class Once:
 
     def _fill(self, data: memoryview, offset: int) -> None:
         while data:
-            got = os.preadv(self._file.fileno(), [data], offset)
+            try:
+                got = os.preadv(self._file.fileno(), [data], offset)
+            except OSError as error:
+                raise ContractError(f"{self.path}: cannot be read at byte {offset} ({error.strerror})") from error
             if not got:
                 raise ContractError(f"{self.path}: ends at byte {offset}, earlier than it did; is it being written?")
             data, offset = data[got:], offset + got
