@@ -98,6 +98,7 @@ class ScGen(Model):
         self.facts = {"genes": train.var_names.tolist(), "perturbations": perturbations}
         self.deltas = np.stack([self._delta(latent, labels, name) for name in perturbations])
         self.module = upstream.module.cpu().eval()
+        self.saved = upstream.saved()
         return self
 
     def train_upstream(self, train: ad.AnnData, run: Run | None) -> Scgen:
@@ -175,19 +176,23 @@ class ScGen(Model):
     # --- keeping --------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Writes ``weights.pt`` (tensors only), ``arrays.npz`` (δ, gene centre), ``model.json`` (names)."""
-        torch.save(self.module.cpu().state_dict(), Path(folder, "weights.pt"))
+        """Writes ``model.pt`` (the package's own save), ``arrays.npz`` (δ, gene centre), ``model.json`` (names).
+
+        :meth:`trueshift.models.scvi_compat.Scgen.load` opens the folder, given data with perturbation and context.
+        """
+        torch.save(self.saved, Path(folder, "model.pt"))
         np.savez(Path(folder, "arrays.npz"), deltas=self.deltas, centre=self.centre)
         write_json(self.facts, Path(folder, "model.json"))
 
     def load(self, folder: Path) -> Self:
-        """Reads what :meth:`save` wrote; nothing is unpickled but tensors."""
+        """Reads what :meth:`save` wrote; nothing is unpickled but tensors, numbers and text."""
         self.facts = read_json(Path(folder, "model.json"))
         with np.load(Path(folder, "arrays.npz"), allow_pickle=False) as file:
             self.deltas, self.centre = file["deltas"], file["centre"]
         with seeded(self.seed):  # as it is built its weights are drawn
             module = Scgenvae(n_input=len(self.facts["genes"]), **self._network())
-        weights = torch.load(Path(folder, "weights.pt"), map_location="cpu", weights_only=True)
+        self.saved = torch.load(Path(folder, "model.pt"), map_location="cpu", weights_only=True)
+        weights = {name: x for name, x in self.saved["model_state_dict"].items() if torch.is_tensor(x)}
         try:
             module.load_state_dict(weights)
         except RuntimeError as error:

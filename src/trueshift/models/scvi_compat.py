@@ -6,15 +6,20 @@ What scvi-tools has dropped or changed since scgen was written, each held by a t
   arguments) are gone: scgen cannot be imported. They are provided while it is, and taken away again.
 * training plans now pass keywords to ``_get_inference_input``, which scgen's module does not take;
 * the mean and variance of the latent are now looked up as ``qzm`` and ``qzv``; scgen has ``qz_m`` and ``qz_v``.
+
+And what it does not do yet: a saved model holds NumPy arrays, which only a reader that runs pickled code can read.
 """
 
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import scvi.module.base
 import torch
 
@@ -52,8 +57,37 @@ class Scgenvae(scgen.SCGENVAE):
 
 
 class Scgen(scgen.SCGEN):
-    """scgen's model on :class:`Scgenvae`; arguments as there."""
+    """scgen's model on :class:`Scgenvae`; arguments as there, by name: the package saves them from the signature."""
 
-    def __init__(self, adata: Any, **settings: Any) -> None:
-        super().__init__(adata, **settings)
-        self.module = Scgenvae(n_input=adata.n_vars, **settings)
+    def __init__(
+        self,
+        adata: Any,
+        n_hidden: int = 800,
+        n_latent: int = 100,
+        n_layers: int = 2,
+        dropout_rate: float = 0.2,
+        **model_kwargs: Any,
+    ) -> None:
+        sizes = {"n_hidden": n_hidden, "n_latent": n_latent, "n_layers": n_layers, "dropout_rate": dropout_rate}
+        super().__init__(adata, **sizes, **model_kwargs)
+        self.module = Scgenvae(n_input=adata.n_vars, **sizes, **model_kwargs)
+
+    def saved(self) -> dict[str, Any]:
+        """What the package's own ``save`` writes, its arrays as lists.
+
+        Written by ``torch.save`` it is still read by the package's ``load``, and by ``torch.load`` without pickled
+        code. Left out: losses by epoch, which are logged, the date, and a random name.
+        """
+        with TemporaryDirectory() as folder:
+            self.save(folder, overwrite=True)
+            content = torch.load(Path(folder, "model.pt"), map_location="cpu", weights_only=False)
+        for name in ("history_", "run_id_", "run_name_"):
+            content["attr_dict"].pop(name, None)
+        content["attr_dict"]["registry_"].pop("_scvi_uuid", None)
+        return _plain(content)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,12 +1,14 @@
 import functools
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("scvi")
 
@@ -14,7 +16,8 @@ from planted import HIDDEN, PERTURBATIONS, make_query, make_train, share_of_erro
 
 from trueshift.contract import ContractError, check_prediction
 from trueshift.models.scgen import ScGen
-from trueshift.models.scvi_training import seeded
+from trueshift.models.scvi_compat import Scgen
+from trueshift.models.scvi_training import gene_centre, labelled, seeded
 from trueshift.tracking import Run
 
 SMALL = {
@@ -108,6 +111,27 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
     assert np.array_equal(loaded.predict(query).X, fitted().predict(query).X)
     with pytest.raises(ContractError, match="weights of another size"):
         ScGen(**{**SMALL, "n_hidden": 16}).load(tmp_path)
+
+
+def test_the_package_loads_what_was_saved_and_so_does_torch_without_pickled_code(tmp_path: Path) -> None:
+    train = make_train()
+    model = ScGen(seed=1, **SMALL)
+    with seeded(model.seed):
+        upstream = model.train_upstream(train, None)
+    fitted().save(tmp_path)
+    torch.load(tmp_path / "model.pt", weights_only=True)
+    loaded = Scgen.load(str(tmp_path), labelled(train, ["perturbation", "context"], gene_centre(train)))
+    latent = loaded.get_latent_representation()
+    np.testing.assert_allclose(latent, upstream.get_latent_representation(), atol=1e-5)
+    (tmp_path / "again").mkdir()
+    for again in (ScGen(seed=1, **SMALL).load(tmp_path), model.fit(train)):
+        again.save(tmp_path / "again")
+        assert (tmp_path / "again/model.pt").read_bytes() == (tmp_path / "model.pt").read_bytes()
+
+    # what the package writes by itself is not read so: when it is, Scgen.saved is no longer needed
+    upstream.save(str(tmp_path / "own"))
+    with pytest.raises(pickle.UnpicklingError, match="numpy"):
+        torch.load(tmp_path / "own/model.pt", weights_only=True)
 
 
 def test_validation_cells_end_the_training_and_are_not_trained_on(capsys: pytest.CaptureFixture) -> None:
