@@ -284,7 +284,8 @@ def test_peak_memory_is_what_the_docstring_says(tmp_path: Path, apart: bool, by:
         ("column", 5): (one, one + result),  # the room for columns goes as treated rows come, if malloc lets it
         ("row", 2): (2.4 * f * n * g,) * 2,  # the text is gone by then
     }[by, protocol]
-    chunk = 4 * (frame_rows.TALL * g if by == "column" else 4 * frame_rows.CHUNK)  # by row of both files
+    read = f * frame_rows.CHUNK
+    chunk = read + 4 * frame_rows.TALL * g if by == "column" else 2 * (read + 4 * frame_rows.CHUNK)  # by row of both
     assert 0.9 * least < int(done.stdout) < most + 2 * chunk + 15e6  # and the text
 
 
