@@ -80,6 +80,7 @@ class Scgen(scgen.SCGEN):
         """
         with TemporaryDirectory() as folder:
             self.save(folder, overwrite=True)
+            # pickled code is no danger in what was written a moment ago
             content = torch.load(Path(folder, "model.pt"), map_location="cpu", weights_only=False)
         for name in ("history_", "run_id_", "run_name_"):
             content["attr_dict"].pop(name, None)
