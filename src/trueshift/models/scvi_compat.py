@@ -14,7 +14,6 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
@@ -78,14 +77,19 @@ class Scgen(scgen.SCGEN):
         Written by ``torch.save`` it is still read by the package's ``load``, and by ``torch.load`` without pickled
         code. Left out: losses by epoch, which are logged, the date, and a random name.
         """
-        with TemporaryDirectory() as folder:
-            self.save(folder, overwrite=True)
-            # pickled code is no danger in what was written a moment ago
-            content = torch.load(Path(folder, "model.pt"), map_location="cpu", weights_only=False)
+        written: list[dict[str, Any]] = []
+        to_disk = torch.save
+        torch.save = lambda content, *_, **__: written.append(content)
+        try:
+            with TemporaryDirectory() as folder:
+                self.save(folder, overwrite=True)
+        finally:
+            torch.save = to_disk
+        content = _plain(written[0])
         for name in ("history_", "run_id_", "run_name_"):
             content["attr_dict"].pop(name, None)
         content["attr_dict"]["registry_"].pop("_scvi_uuid", None)
-        return _plain(content)
+        return content
 
 
 def _plain(value: Any) -> Any:
