@@ -459,6 +459,28 @@ def test_a_wrong_control_ends_the_reading_of_the_treated(tmp_path: Path, monkeyp
     assert len(rows) < 500
 
 
+def test_a_right_file_is_not_called_wrong_while_it_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other file ends the reading; only then the declared checksums are looked at."""
+    treated, control = held("row", rows=6000)
+    control.loc[3, "G1"] = np.nan
+    fill = Once._fill
+
+    def slow(file: Once, *rest: Any) -> None:
+        fill(file, *rest)
+        time.sleep(0.05 if file.path.name == "treated.pkl" else 0)
+
+    monkeypatch.setattr(inert, "LEFT", 1)
+    monkeypatch.setattr(frame_rows, "CHUNK", 300)
+    monkeypatch.setattr(Once, "_fill", slow)
+    files = written(tmp_path, treated, control)
+    entries = [{"path": str(x), "sha256": hashlib.sha256(x.read_bytes()).hexdigest()} for x in files]
+    source = {"format": "pickled", "treated": entries[0], "control": entries[1]}
+    with pytest.raises(ContractError, match=r"control\.pkl: gene 'G1' is NaN or infinite in row 3"):
+        load("p", {"kind": "profile", "source": source}, tmp_path)
+
+
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_a_damaged_file_is_named_wherever_it_ends(tmp_path: Path, protocol: int) -> None:
     treated, control = written(tmp_path, *pair(), protocol=protocol)

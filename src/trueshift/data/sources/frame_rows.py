@@ -1,6 +1,6 @@
 """The gene values of a pickled DataFrame as rows of float32, chunk by chunk, however its blocks lie in the file."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,7 @@ from trueshift.values import all_finite
 CHUNK = 1 << 20  # values read together
 TALL, ROOM, TILE = 1024, 1 << 24, 8  # of a strip: most rows and values, and genes turned at once: what caches hold
 
-Chunks = Iterator[tuple[int, np.ndarray]]
+Chunks = Generator[tuple[int, np.ndarray]]
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # a block (columns, rows), which columns are genes, and their places
 
 

@@ -5,6 +5,7 @@ Read by :mod:`trueshift.data.sources.inert`, which runs nothing of a file.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -131,10 +132,11 @@ def _put_controls(side: _Side, chunks: Chunks, store: _Table | Writer) -> tuple[
 
 
 def _put_treated(chunks: Chunks, store: _Table | Writer, stop: Event) -> None:
-    for start, chunk in chunks:
-        if stop.is_set():
-            return
-        store.put(start, chunk)
+    with closing(chunks):  # nothing reads on when this is over: the checksum may be asked for
+        for start, chunk in chunks:
+            if stop.is_set():
+                return
+            store.put(start, chunk)
 
 
 def _put(treated: _Side, controls: _Side, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
