@@ -5,7 +5,8 @@ import time
 
 import numpy as np
 
-from trueshift.evaluation.metrics import METRICS, Pair
+from trueshift.evaluation.pair import Pair
+from trueshift.evaluation.registry import METRICS
 
 SINGLE_CELLS = {"cells", "copies", "samples"}
 TOP = 50

@@ -81,7 +81,8 @@ class Programs(NamedTuple):
 
     def settings(self) -> str:
         """All our metrics but one, as JSON."""
-        code = "import json; from trueshift.evaluation.metrics import K, METRICS; print(json.dumps([list(METRICS), K]))"
+        code = "import json; from trueshift.evaluation.metric import K;"
+        code += "from trueshift.evaluation.registry import METRICS; print(json.dumps([list(METRICS), K]))"
         shown = subprocess.run(
             [self.ours, "-c", code], env=self.environment(), check=True, capture_output=True, text=True
         )

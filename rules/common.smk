@@ -8,14 +8,16 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 import disk  # noqa: E402
 from checks import check_config, check_writable  # noqa: E402
+from code_hash import Code  # noqa: E402
 from plan import Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
 gc.disable()  # while jobs are planned nothing becomes garbage, and looking for it takes an eighth of the time
-check_config(config, ROOT / "config/schemas")
+CODE = Code(ROOT)
+check_config(config, CODE)
 check_writable(Path("results"), workflow)
 # Snakemake knows nodes where --jobs is given, as in profiles/slurm
-PLAN = Plan(config, ROOT, submits=bool(workflow.resource_settings.nodes))
-atexit.register(PLAN.sources.keep)
+PLAN = Plan(config, CODE, submits=bool(workflow.resource_settings.nodes))
+atexit.register(CODE.keep)
 
 offer_conda(ROOT)
 shell.prefix(shell_prefix(ROOT))
@@ -30,7 +32,7 @@ onstart:
 
 
 wildcard_constraints:
-    dataset=r"(?!(?:tables|figures|logs)/)[A-Za-z0-9._-]+",
+    dataset=r"(?!(?:tables|figures|logs|benchmarks|runs)/)[A-Za-z0-9._-]+",
     split=r"[A-Za-z0-9._-]+",
     fold=r"[A-Za-z0-9._-]+",
     model=r"[A-Za-z0-9._-]+",

@@ -14,7 +14,7 @@ rule import_data:
     resources:
         **PLAN.resources("import_data"),
     params:
-        code=PLAN.code("workflow/scripts/import_data.py"),
+        code=PLAN.import_code("workflow/scripts/import_data.py"),
         settings=PLAN.stage("import"),
         data_folder=config["data_folder"],
     shell:
@@ -38,7 +38,9 @@ rule qc:
     resources:
         **PLAN.resources("qc"),
     params:
-        code=PLAN.code("workflow/scripts/import_data.py", "workflow/scripts/qc.py"),
+        code=PLAN.import_code(
+            "workflow/scripts/import_data.py", "workflow/scripts/qc.py"
+        ),
         imported=PLAN.stage("import"),
         settings=PLAN.stage("qc"),
     shell:
@@ -78,7 +80,7 @@ rule split:
     resources:
         **PLAN.resources("split"),
     params:
-        code=PLAN.code("workflow/scripts/split.py"),
+        code=PLAN.split_code("workflow/scripts/split.py"),
         settings=PLAN.stage("split"),
     shell:
         "python -P workflow/scripts/split.py --data {input.data:q} --settings {params.settings:q}"
@@ -122,7 +124,7 @@ rule partition:
     resources:
         **PLAN.resources("partition"),
     params:
-        code=PLAN.code("workflow/scripts/partition.py"),
+        code=PLAN.split_code("workflow/scripts/partition.py"),
         settings=PLAN.stage("partition"),
     shell:
         "python -P workflow/scripts/partition.py --data {input.data:q} --split {input.split:q} --genes {input.genes:q}"

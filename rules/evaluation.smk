@@ -1,4 +1,4 @@
-# truth.h5ad -> truth_stats, halves, ceiling (once per fold) ; prediction.h5ad, ours or adopted -> scores -> calibration
+# truth.h5ad -> truth_stats, halves, duplicates -> ceiling (once per fold) ; prediction.h5ad, ours or adopted -> scores -> calibration
 
 
 rule reference:
@@ -8,7 +8,7 @@ rule reference:
     output:
         stats="results/{dataset}/{split}/{fold}/truth_stats.parquet",
         halves="results/{dataset}/{split}/{fold}/halves.npz",
-        ceiling="results/{dataset}/{split}/{fold}/ceiling.parquet",
+        duplicates="results/{dataset}/{split}/{fold}/duplicates.npz",
     log:
         "results/logs/{dataset}/{split}/{fold}/reference.log",
     conda:
@@ -17,11 +17,32 @@ rule reference:
         **PLAN.resources("reference"),
     params:
         code=PLAN.code("workflow/scripts/reference.py"),
-        settings=PLAN.evaluation,
+        settings=PLAN.halving,
     shell:
         "python -P workflow/scripts/reference.py --truth {input.truth:q} --train {input.train:q}"
         " --settings {params.settings:q} --out {output.stats:q} --halves {output.halves:q}"
-        " --ceiling {output.ceiling:q} > {log:q} 2>&1"
+        " --duplicates {output.duplicates:q} > {log:q} 2>&1"
+
+
+rule ceiling:
+    input:
+        stats="results/{dataset}/{split}/{fold}/truth_stats.parquet",
+        halves="results/{dataset}/{split}/{fold}/halves.npz",
+        duplicates="results/{dataset}/{split}/{fold}/duplicates.npz",
+    output:
+        "results/{dataset}/{split}/{fold}/ceiling.parquet",
+    log:
+        "results/logs/{dataset}/{split}/{fold}/ceiling.log",
+    conda:
+        "../envs/evaluation.yaml"
+    resources:
+        **PLAN.resources("ceiling"),
+    params:
+        code=PLAN.code("workflow/scripts/ceiling.py"),
+        settings=PLAN.evaluation,
+    shell:
+        "python -P workflow/scripts/ceiling.py --truth-stats {input.stats:q} --halves {input.halves:q}"
+        " --duplicates {input.duplicates:q} --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule adopt:
@@ -81,7 +102,7 @@ rule calibrate:
         **PLAN.resources("calibrate"),
     params:
         code=PLAN.code("workflow/scripts/calibrate.py"),
-        settings=PLAN.evaluation,
+        settings=PLAN.halving,
     shell:
         "python -P workflow/scripts/calibrate.py --floors {input.floors:q} --ceilings {input.ceilings:q}"
         " --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"

@@ -3,11 +3,11 @@
 
 rule plot_topk_r2:
     input:
-        "results/tables/topk_r2.csv",
+        PLAN.table("topk_r2.csv"),
     output:
-        "results/figures/topk_r2.png",
+        PLAN.figure("topk_r2.png"),
     log:
-        "results/logs/plot_topk_r2.log",
+        PLAN.log("plot_topk_r2"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -24,9 +24,9 @@ rule plot_conditions:
     input:
         PLAN.all_scores(),
     output:
-        "results/figures/conditions.png",
+        PLAN.figure("conditions.png"),
     log:
-        "results/logs/plot_conditions.log",
+        PLAN.log("plot_conditions"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -41,12 +41,12 @@ rule plot_conditions:
 
 rule plot_cost:
     input:
-        cost="results/tables/cost.csv",
-        table="results/tables/topk_r2.csv",
+        cost=PLAN.table("cost.csv"),
+        table=PLAN.table("topk_r2.csv"),
     output:
-        "results/figures/cost.png",
+        PLAN.figure("cost.png"),
     log:
-        "results/logs/plot_cost.log",
+        PLAN.log("plot_cost"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -61,11 +61,11 @@ rule plot_cost:
 
 rule plot_leaderboard:
     input:
-        "results/tables/leaderboard.csv",
+        PLAN.table("leaderboard.csv"),
     output:
-        "results/figures/leaderboard.png",
+        PLAN.figure("leaderboard.png"),
     log:
-        "results/logs/plot_leaderboard.log",
+        PLAN.log("plot_leaderboard"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -80,11 +80,11 @@ rule plot_leaderboard:
 
 rule plot_agreement:
     input:
-        "results/tables/leaderboard.csv",
+        PLAN.table("leaderboard.csv"),
     output:
-        "results/figures/agreement.png",
+        PLAN.figure("agreement.png"),
     log:
-        "results/logs/plot_agreement.log",
+        PLAN.log("plot_agreement"),
     conda:
         "../envs/evaluation.yaml"
     resources:

@@ -5,10 +5,10 @@ rule topk_r2_results:
     input:
         PLAN.all_scores(),
     output:
-        table="results/tables/topk_r2_results.csv",
-        honest="results/tables/topk_r2_honest.csv",
+        table=PLAN.table("topk_r2_results.csv"),
+        honest=PLAN.table("topk_r2_honest.csv"),
     log:
-        "results/logs/topk_r2_results.log",
+        PLAN.log("topk_r2_results"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -22,12 +22,12 @@ rule topk_r2_results:
 
 rule plot_two_orders:
     input:
-        results="results/tables/topk_r2_results.csv",
-        table="results/tables/topk_r2.csv",
+        results=PLAN.table("topk_r2_results.csv"),
+        table=PLAN.table("topk_r2.csv"),
     output:
-        "results/figures/two_orders.png",
+        PLAN.figure("two_orders.png"),
     log:
-        "results/logs/plot_two_orders.log",
+        PLAN.log("plot_two_orders"),
     conda:
         "../envs/evaluation.yaml"
     resources:

@@ -6,11 +6,11 @@ rule topk_r2:
         scores=PLAN.all_scores(),
         ceilings=PLAN.all_of_folds("ceiling.parquet"),
     output:
-        tidy="results/tables/topk_r2.csv",
-        wide="results/tables/topk_r2_wide.csv",
-        undefined="results/tables/undefined.csv",
+        tidy=PLAN.table("topk_r2.csv"),
+        wide=PLAN.table("topk_r2_wide.csv"),
+        undefined=PLAN.table("undefined.csv"),
     log:
-        "results/logs/topk_r2.log",
+        PLAN.log("topk_r2"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -26,9 +26,9 @@ rule conditions:
     input:
         PLAN.all_of_folds("truth_stats.parquet"),
     output:
-        "results/tables/conditions.csv",
+        PLAN.table("conditions.csv"),
     log:
-        "results/logs/conditions.log",
+        PLAN.log("conditions"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -41,9 +41,9 @@ rule conditions:
 
 rule exclusions:
     output:
-        "results/tables/exclusions.csv",
+        PLAN.table("exclusions.csv"),
     log:
-        "results/logs/exclusions.log",
+        PLAN.log("exclusions"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -59,9 +59,9 @@ rule cost:
     input:
         PLAN.all_costs(),
     output:
-        "results/tables/cost.csv",
+        PLAN.table("cost.csv"),
     log:
-        "results/logs/cost.log",
+        PLAN.log("cost"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -76,9 +76,9 @@ rule calibration:
     input:
         PLAN.all_of_splits("calibration.parquet"),
     output:
-        "results/tables/calibration.csv",
+        PLAN.table("calibration.csv"),
     log:
-        "results/logs/calibration.log",
+        PLAN.log("calibration"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -95,12 +95,12 @@ rule leaderboard:
         ceilings=PLAN.all_of_folds("ceiling.parquet"),
         calibrations=PLAN.all_of_splits("calibration.parquet"),
     output:
-        tidy="results/tables/leaderboard.csv",
-        wide="results/tables/leaderboard_wide.csv",
-        verdicts="results/tables/verdicts.csv",
-        vcc2025="results/tables/vcc2025.csv",
+        tidy=PLAN.table("leaderboard.csv"),
+        wide=PLAN.table("leaderboard_wide.csv"),
+        verdicts=PLAN.table("verdicts.csv"),
+        vcc2025=PLAN.table("vcc2025.csv"),
     log:
-        "results/logs/leaderboard.log",
+        PLAN.log("leaderboard"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -118,9 +118,9 @@ rule leaks:
     input:
         PLAN.all_of_folds("leaks.csv"),
     output:
-        "results/tables/leaks.csv",
+        PLAN.table("leaks.csv"),
     log:
-        "results/logs/leaks.log",
+        PLAN.log("leaks"),
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -135,9 +135,9 @@ rule features:
     input:
         PLAN.all_of_datasets("features.csv"),
     output:
-        "results/tables/features.csv",
+        PLAN.table("features.csv"),
     log:
-        "results/logs/features.log",
+        PLAN.log("features"),
     conda:
         "../envs/evaluation.yaml"
     resources:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 from snakemake.exceptions import WorkflowError
+
+from code_hash import Code
+from schema import config_schema
 
 FILES = {"datasets": "config/datasets.yaml", "models": "config/models.yaml"}
 NO_RUN = {"--lint", "--list", "-l", "--list-rules", "--list-target-rules", "--lt"}  # Snakemake gives these a core
 
 
-def check_config(config: Mapping[str, Any], schemas: Path) -> None:
+def check_config(config: Mapping[str, Any], code: Code) -> None:
     """Raises a WorkflowError that lists every fault of the merged configuration."""
-    text = (schemas / "config.schema.yaml").read_text()
-    schema = yaml.load(text, yaml.CSafeLoader)  # safe_load in a tenth of the time
-    validator = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(config_schema(code))
     faults = [line for error in validator.iter_errors(dict(config)) for line in _in_words(error)]
     if faults:
         raise WorkflowError("the configuration has faults:\n" + "\n".join(f"  {line}" for line in sorted(set(faults))))

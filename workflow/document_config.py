@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from code_hash import Code
+from schema import config_schema
+
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- keys, written from config/schemas/config.schema.yaml by make docs -->", "<!-- end of keys -->"
 
@@ -68,7 +71,7 @@ def shared(definitions: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
 
 def tables() -> str:
     """The tables, one per top-level key and one per shared mapping, as Markdown."""
-    schema = yaml.safe_load((ROOT / "config/schemas/config.schema.yaml").read_text())
+    schema = config_schema(Code(ROOT))
     lines = []
     for top in schema["properties"]:
         part = {"properties": {top: schema["properties"][top]}}

@@ -4,7 +4,8 @@ Needs the library's own packages (NumPy, pandas), so it runs in the test environ
 """
 
 from document_config import ROOT, filled
-from trueshift.evaluation.metrics import METRICS, Metric
+from trueshift.evaluation.metric import Metric
+from trueshift.evaluation.registry import METRICS
 
 START, END = "<!-- metrics, written from src/trueshift/evaluation/metrics by make docs -->", "<!-- end of metrics -->"
 

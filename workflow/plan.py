@@ -16,19 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import psutil
 from snakemake.exceptions import WorkflowError
 
-from sources import Sources
+from code_hash import READERS, REGISTRY, SPLITS, Code
 
-# What a split asks of a model; a user's own split file declares it.
-ASKS = {
-    "kfold_cells": "seen",
-    "underrepresented_context": "partial_context",
-    "zero_shot_context": "new_context",
-    "unseen_perturbation": "new_perturbation",
-    "unseen_scaffold": "new_perturbation",
-    "unseen_combination": "new_combination",
-    "unseen_dose": "new_dose",
-    "pdgrapher": "seen",
-}
 QUESTIONS = {
     "seen": "cells of conditions it was trained on",
     "partial_context": "perturbations it saw only in other contexts",
@@ -45,7 +34,6 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MODEL_RULES = ("train", "predict")  # what they book is first of all their model's affair
 KNOWLEDGE = ("features", "structures")  # needs that single perturbations may lack
 ADOPTION_KEYS = ("columns", "control", "genes", "layer")
-SPLIT_FILES = {"file": "folds", "pdgrapher": "files"}  # types of splits that are read from files, and the key of those
 MADE_FEATURES = ("simulated", "morgan", "descriptors")  # the others are files
 IMPORT_KEYS = ("kind", "source", "columns", "filter", "structures", "features", "targets_measured", "preselected_genes")
 
@@ -119,9 +107,8 @@ class Plan:
     ``submits`` says whether jobs go to a cluster: then they book time and partitions too.
     """
 
-    def __init__(self, config: dict[str, Any], root: Path, submits: bool = False) -> None:
-        self.config, self.root, self.submits = config, root, submits
-        self.sources = Sources(root)
+    def __init__(self, config: dict[str, Any], code: Code, submits: bool = False) -> None:
+        self.config, self.source, self.submits = config, code, submits
         self.run = config["run"]
         self.chains: list[Chain] = []
         self.exclusions: list[dict[str, str]] = []
@@ -144,6 +131,29 @@ class Plan:
             folds = dict.fromkeys(chain.fold for chain in chosen)
             self.chains += [Chain(dataset, split, fold, name, EXTERNAL, 0) for fold in folds]
         self.fold_paths = list(dict.fromkeys("/".join(chain[:3]) for chain in self.chains))
+
+    # --- where the tables are -----------------------------------------------------------------------
+
+    @property
+    def folder(self) -> str:
+        """Where tables and figures are: ``results``, or the folder of the run if it has a name."""
+        return f"results/runs/{self.run['name']}" if self.run.get("name") else "results"
+
+    def table(self, name: str) -> str:
+        """The path of a table."""
+        return f"{self.folder}/tables/{name}"
+
+    def figure(self, name: str) -> str:
+        """The path of a figure of the tables."""
+        return f"{self.folder}/figures/{name}"
+
+    def log(self, rule: str) -> str:
+        """The log of a rule that makes tables or figures."""
+        return f"{self.folder}/logs/{rule}.log"
+
+    def benchmark(self, rule: str) -> str:
+        """What a rule that makes tables or figures took."""
+        return f"{self.folder}/benchmarks/{rule}.tsv"
 
     # --- what the tables gather -------------------------------------------------------------------
 
@@ -173,7 +183,7 @@ class Plan:
         scored, ks = (set(map(str, self.config["evaluation"][key])) for key in ("metrics", "k"))
         if not scored.issuperset(FIELD_METRICS) or not ks.issuperset(FIELD_K):
             return []
-        return ["results/tables/topk_r2_results.csv", "results/figures/two_orders.png"]
+        return [self.table("topk_r2_results.csv"), self.figure("two_orders.png")]
 
     @property
     def baselines(self) -> list[str]:
@@ -205,7 +215,16 @@ class Plan:
     def folds(self, dataset: str, split: str) -> list[str]:
         """The folds of a split: named in its entry, or 1 … k."""
         entry = self.split(dataset, split)
-        return [str(name) for name in entry.get("folds", range(1, entry.get("k", 5) + 1))]
+        default = self.split_type(entry["type"])["SETTINGS"].get("k")
+        return [str(name) for name in entry.get("folds") or range(1, entry.get("k", default) + 1)]
+
+    def split_type(self, name: str) -> dict[str, Any]:
+        """What the module of a type of split declares."""
+        return self.source.constants(f"{SPLITS}/{name}.py")
+
+    def reader(self, dataset: str) -> str:
+        """The file that reads a dataset's source."""
+        return f"{READERS}/{self.dataset(dataset)['source']['format']}.py"
 
     def model(self, name: str) -> dict[str, Any]:
         """The entry of a model."""
@@ -228,10 +247,19 @@ class Plan:
         return ["default", *self.model(model).get("variants", {})]
 
     def _params(self, model: str, variant: str) -> dict[str, Any]:
-        if variant not in self.variants(model):
-            raise unknown("variant", variant, self.variants(model), f"model {model}")
+        """The model's params, overlaid by those of the variant and of the variants that it is based on."""
         entry = self.model(model)
-        return {**entry.get("params", {}), **entry.get("variants", {}).get(variant, {})}
+        variants = {"default": {}, **entry.get("variants", {})}
+        line: list[str] = []
+        while variant not in line:
+            if variant not in variants:
+                raise unknown("variant", variant, self.variants(model), f"model {model}")
+            line.append(variant)
+            variant = variants[variant].get("base", "default")
+        if variant != "default":
+            raise WorkflowError(f"model {model}: the variants {', '.join(line)} are based on one another in a circle")
+        changes = {key: value for name in reversed(line) for key, value in variants[name].items() if key != "base"}
+        return {**entry.get("params", {}), **changes}
 
     def _splits_of(self, dataset: str) -> list[str]:
         known = list(self.dataset(dataset)["splits"])
@@ -266,8 +294,8 @@ class Plan:
     def has_structures(self, dataset: str) -> bool:
         """Whether a dataset says where the SMILES of its drugs are."""
         entry = self.dataset(dataset)
-        simulated = entry["source"]["format"] == "simulate_profiles"  # has the column without being told
-        return simulated or "smiles" in entry.get("columns", {}) or "structures" in entry
+        columns = {**self.source.constants(self.reader(dataset)).get("COLUMNS", {}), **entry.get("columns", {})}
+        return "smiles" in columns or "structures" in entry
 
     def unfit(self, dataset: str, split: str, model: str, variant: str) -> str | None:
         """Why a model cannot do a split of a dataset; None if it can."""
@@ -275,7 +303,7 @@ class Plan:
         if kind not in entry["kinds"]:
             return f"{model} does not read data of kind {kind}"
         definition = self.split(dataset, split)
-        question = definition.get("asks") or ASKS[definition["type"]]
+        question = self.split_type(definition["type"])["ASKS"] or definition.get("asks", "seen")
         if question not in entry["can"]:
             return f"{model} cannot predict {QUESTIONS[question]}"
         if "features" in entry.get("needs", []) and not self.features(dataset, model, variant):
@@ -324,15 +352,16 @@ class Plan:
 
     def _placed(self, entry: dict[str, Any]) -> dict[str, Any]:
         """A split's entry with its paths as they are on this machine."""
-        key = SPLIT_FILES.get(entry["type"])
+        key = self.split_type(entry["type"]).get("FILES")
         return {**entry, key: {name: str(self.located(file)) for name, file in entry[key].items()}} if key else entry
 
     @per_job
     def split_files(self, wildcards: Wildcards) -> list[str]:
         """The local files a split reads, as far as they are there: a change of theirs reruns it."""
         entry = self._placed(self.split(wildcards.dataset, wildcards.split))
-        files = entry.get(SPLIT_FILES.get(entry["type"], ""), {})
-        chosen = [files[wildcards.fold]] if entry["type"] == "file" and wildcards.fold in files else files.values()
+        key = self.split_type(entry["type"]).get("FILES", "")
+        files = entry.get(key, {})
+        chosen = [files[wildcards.fold]] if key == "folds" and wildcards.fold in files else files.values()
         return [path for path in chosen if Path(path).is_file()]
 
     @per_job
@@ -340,7 +369,11 @@ class Plan:
         """The local files an import reads, as far as they are there: a change of theirs reruns it."""
         entry = self.dataset(wildcards.dataset)
         features = [file for file in entry.get("features", {}).values() if file not in MADE_FEATURES]
-        source = [*entry["source"].values(), *entry["source"].get("files", {}).values()]
+        settings, keys = entry["source"], self.source.constants(self.reader(wildcards.dataset))["FILES"]
+        source: list[Any] = []
+        for value in (settings[key] for key in keys if key in settings):
+            by_name = isinstance(value, dict) and "path" not in value
+            source += value.values() if by_name else [value]
         files = [*source, *features, *([entry["structures"]] if "structures" in entry else [])]
         paths = map(self.located, files)
         return [str(path) for path in paths if path.is_file()]
@@ -403,6 +436,11 @@ class Plan:
     def evaluation(self) -> str:
         """The evaluation settings, as JSON."""
         return json.dumps(self.config["evaluation"], sort_keys=True)
+
+    @property
+    def halving(self) -> str:
+        """Those of them that say how test cells are halved, as JSON."""
+        return json.dumps({key: self.config["evaluation"][key] for key in ("duplicate_halvings", "seed")})
 
     @per_job
     def environment(self, wildcards: Wildcards) -> str:
@@ -471,8 +509,30 @@ class Plan:
         return {name: value for name, value in booked.items() if value is not None}
 
     def code(self, *files: str) -> str:
-        """A hash of the code that files of this repository run: their own and what they import of the library."""
-        return self.sources.hash(*files)
+        """A hash of the code that files of this repository run: their own and what they import of the library.
+
+        Where that reads the registry of metrics, the modules of the metrics that the configuration names count too.
+        """
+        if REGISTRY in self.source.closure(*files):
+            defined = self.source.metrics()
+            files = (*files, *sorted({defined[name] for name in self.config["evaluation"]["metrics"]}))
+        return self.source.hash(*files)
+
+    def import_code(self, *files: str) -> Callable[[Wildcards], str]:
+        """A function of the wildcards: :meth:`code` of files together with the reader of the dataset's source."""
+
+        def code(wildcards: Wildcards) -> str:
+            return self.code(*files, self.reader(wildcards.dataset))
+
+        return with_signature(code)
+
+    def split_code(self, *files: str) -> Callable[[Wildcards], str]:
+        """A function of the wildcards: :meth:`code` of files together with the module of the split's type."""
+
+        def code(wildcards: Wildcards) -> str:
+            return self.code(*files, f"{SPLITS}/{self.split(wildcards.dataset, wildcards.split)['type']}.py")
+
+        return with_signature(code)
 
     def model_code(self, stage: str) -> Callable[[Wildcards], str]:
         """A function of the wildcards: :meth:`code` of a stage's script together with the model's file."""

@@ -6,6 +6,7 @@ checksum, a hidden file, so a reader never takes what a disk or a copy has damag
 """
 
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ CONDITION = ["context", "perturbation", "dose"]
 def components(perturbation: str) -> list[str]:
     """The single perturbations of a label: ``"A+B"`` gives ``["A", "B"]``, a control gives none."""
     return [] if perturbation == CONTROL else perturbation.split("+")
+
+
+def component_doses(dose: str) -> list[str]:
+    """The dose of each component: ``"1+1e+06"`` gives ``["1", "1e+06"]``."""
+    return re.split(r"(?<![eE])\+", dose)
 
 
 def target_gene(component: str) -> str:

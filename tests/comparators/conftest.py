@@ -12,8 +12,8 @@ from cell_eval import MetricsEvaluator
 from scipy import sparse
 
 from trueshift.contract import make_prediction
-from trueshift.evaluation.metrics import METRICS
 from trueshift.evaluation.reference import truth_statistics
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.scoring import score
 from trueshift.evaluation.truth import Truth
 

@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 
 from trueshift.contract import condition_codes
+from trueshift.data.loading import load
 from trueshift.data.preprocess import normalize
-from trueshift.data.sources import load
 from trueshift.evaluation.duplicates import ceiling
 from trueshift.evaluation.halves import halve
-from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics.errors import rmse
 from trueshift.evaluation.metrics.topk import pearson2_topk
+from trueshift.evaluation.pair import Pair
 from trueshift.evaluation.reference import TestCells, truth_statistics
 from trueshift.evaluation.scoring import score
 from trueshift.evaluation.truth import Truth

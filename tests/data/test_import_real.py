@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trueshift.contract import check_canonical
-from trueshift.data.sources import load
+from trueshift.data.loading import load
 
 FOLDER = os.environ.get("TRUESHIFT_DATA")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="TRUESHIFT_DATA is not set")

@@ -15,7 +15,7 @@ from trueshift.contract import ContractError, dense
 from trueshift.data.pairing import make_pairs
 from trueshift.data.partition import partition
 from trueshift.data.preprocess import normalize, quality_control, select_genes
-from trueshift.data.splits import make_split
+from trueshift.data.splitting import make_split
 
 FOLDER = os.environ.get("TRUESHIFT_DATA")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="TRUESHIFT_DATA is not set")

@@ -1,4 +1,4 @@
-"""The command lines of reference.py and score.py on a small made-up test."""
+"""The command lines of reference.py, ceiling.py and score.py on a small made-up test."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ from scipy import sparse
 
 from trueshift.contract import make_prediction, write_h5ad
 from trueshift.evaluation.duplicates import CEILING_COLUMNS
-from trueshift.evaluation.halves import read_halves
+from trueshift.evaluation.halves import Duplicates, Halves, read_arrays
 from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS
 from trueshift.evaluation.truth import read_conditions
 
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings=SETTINGS,
         out="truth_stats.parquet",
         halves="halves.npz",
-        ceiling="ceiling.parquet",
+        duplicates="duplicates.npz",
     )
     assert done.returncode == 0, done.stderr
     assert "1 conditions, 24 genes" in done.stdout
@@ -81,7 +81,14 @@ def test_reference_writes_its_three_files(folder: Path) -> None:
     conditions = read_conditions(folder / "truth_stats.parquet")
     assert conditions[["n_cells", "n_controls"]].to_numpy().tolist() == [[60, 120]]
     assert conditions.loc[0, "n_deg"] >= 10
-    assert len(read_halves(folder / "halves.npz")) == 2
+    assert len(read_arrays(folder / "halves.npz", Halves)) == 2
+    assert read_arrays(folder / "duplicates.npz", Duplicates).mean.shape == (2, 1, 24)
+
+
+def test_ceiling_scores_one_half_against_the_other(folder: Path) -> None:
+    files = {"truth_stats": "truth_stats.parquet", "halves": "halves.npz", "duplicates": "duplicates.npz"}
+    done = script("ceiling", folder, **files, settings=SETTINGS, out="ceiling.parquet")
+    assert done.returncode == 0, done.stderr
     ceiling = pd.read_parquet(folder / "ceiling.parquet")
     assert ceiling.columns.tolist() == CEILING_COLUMNS
     assert ceiling["ceiling_use"].unique().tolist() == ["condition"]

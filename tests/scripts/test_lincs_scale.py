@@ -13,7 +13,7 @@ from running import ROOT
 
 from trueshift import values
 from trueshift.contract import open_h5ad, read_pairs
-from trueshift.data.sources.inert import read_frame
+from trueshift.data.pickles.inert import read_frame
 
 SCALE, GENES = 0.1, 10_716
 PROGRAM = ROOT / "benchmarks/lincs_scale.py"

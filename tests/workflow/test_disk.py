@@ -8,7 +8,10 @@ import yaml
 from project import MINI, ROOT
 
 import disk
+from code_hash import Code
 from plan import Plan
+
+CODE = Code(ROOT)
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def plan(tmp_path, monkeypatch):
     config["datasets"]["mini"]["source"] = {"format": "h5ad", "path": "{data}/screen.h5ad"}
     (tmp_path / "data").mkdir()
     (tmp_path / "data/screen.h5ad").write_bytes(bytes(1_000_000))
-    return Plan(config, ROOT)
+    return Plan(config, CODE)
 
 
 def test_what_is_not_there_yet_is_said_to_be_unknown(plan, tmp_path):
@@ -43,7 +46,7 @@ def test_a_run_takes_more_with_more_folds_models_and_seeds(plan):
     answers = len(cells) * (disk.CELLS * size + disk.ANSWER) + (len(plan.chains) - len(cells)) * disk.SMALL
     assert total == pytest.approx(data + answers)
     plan.run["seeds"] = [0, 1, 2]
-    assert disk.estimate(Plan(plan.config, ROOT))[0] > total
+    assert disk.estimate(Plan(plan.config, CODE))[0] > total
 
 
 def test_once_imported_its_own_size_counts(plan, tmp_path):

@@ -122,7 +122,7 @@ def test_add_a_metric(guide):
     assert rows["value"].eq(0.5).all(), "a model that moves nothing is a coin toss"
     ceiling = pd.read_parquet(guide.folder / FOLD / "ceiling.parquet").query("metric == 'direction_topk' and k == '20'")
     assert ceiling["value"].mean() > 0.8
-    both = "import document_metrics as d, document_config as c; from trueshift.evaluation.metrics import METRICS;"
+    both = "import document_metrics as d, document_config as c; from trueshift.evaluation.registry import METRICS;"
     both += "enum = c.yaml.safe_load((c.ROOT / 'config/schemas/config.schema.yaml').read_text());"
     both += "enum = enum['properties']['evaluation']['properties']['metrics']['items']['enum'];"
     both += "assert set(enum) == set(METRICS) and 'direction_topk' in d.table()"

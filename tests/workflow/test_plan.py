@@ -1,6 +1,7 @@
 """The driver's reading of the configuration: what runs, what is left out, what a job is told."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +9,11 @@ import yaml
 from project import ROOT
 
 from checks import check_config
+from code_hash import READERS, SPLITS, Code
 from plan import FIELD_K, FIELD_METRICS, Plan, WorkflowError
 from trueshift.report import legacy
+
+CODE = Code(ROOT)
 
 
 @pytest.fixture
@@ -28,31 +32,31 @@ def wildcards(**names):
 
 def test_the_floors_always_run(config):
     config["run"]["models"] = ["additive"]
-    models = {chain.model for chain in Plan(config, ROOT).chains}
+    models = {chain.model for chain in Plan(config, CODE).chains}
     assert models == {"additive", "no_change", "mean_shift"}
 
 
 def test_the_fields_table_is_made_where_all_that_it_needs_is_scored(config):
     made = ["results/tables/topk_r2_results.csv", "results/figures/two_orders.png"]
-    assert Plan(config, ROOT).field_table() == made
+    assert Plan(config, CODE).field_table() == made
     assert {*legacy.LEGACY, *legacy.HONEST} == set(FIELD_METRICS)
     assert legacy.K == FIELD_K
     for key, needed in (("metrics", FIELD_METRICS), ("k", map(int, FIELD_K))):
         for name in needed:
             less = [value for value in config["evaluation"][key] if value != name]
-            assert not Plan({**config, "evaluation": config["evaluation"] | {key: less}}, ROOT).field_table()
+            assert not Plan({**config, "evaluation": config["evaluation"] | {key: less}}, CODE).field_table()
 
 
 def test_deterministic_models_run_one_seed(config):
     config["run"].update(models=["additive", "state/small"], seeds=[4, 7])
-    chains = [chain for chain in Plan(config, ROOT).chains if chain.split == "new_context"]
+    chains = [chain for chain in Plan(config, CODE).chains if chain.split == "new_context"]
     assert {chain.seed for chain in chains if chain.model == "additive"} == {4}
     assert {chain.seed for chain in chains if chain.model == "state"} == {4, 7}
 
 
 def test_a_kind_a_model_does_not_read_excludes_it(config):
     config["datasets"]["simulated"]["kind"] = "signature"
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     assert not plan.chains
     assert {row["reason"] for row in plan.exclusions if row["model"] == "state"} == {
         "state does not read data of kind signature"
@@ -62,11 +66,11 @@ def test_a_kind_a_model_does_not_read_excludes_it(config):
 def test_models_that_need_features_are_left_out_where_there_are_none(config):
     entry = config["datasets"]["simulated"]
     entry.pop("features")
-    assert json.loads(Plan(config, ROOT).settings(wildcards(model="linear", variant="default")))["params"] == {
+    assert json.loads(Plan(config, CODE).settings(wildcards(model="linear", variant="default")))["params"] == {
         "features": "target_expression"
     }
     entry.pop("targets_measured")
-    reasons = {row["model"]: row["reason"] for row in Plan(config, ROOT).exclusions if row["split"] == "new_context"}
+    reasons = {row["model"]: row["reason"] for row in Plan(config, CODE).exclusions if row["split"] == "new_context"}
     assert reasons["linear"] == "linear needs perturbation features; simulated has none"
     assert "state" not in reasons
 
@@ -74,16 +78,16 @@ def test_models_that_need_features_are_left_out_where_there_are_none(config):
 @pytest.mark.parametrize("given", [{"columns": {"smiles": "smiles"}}, {"structures": "{data}/s.csv"}])
 def test_models_that_need_structures_are_left_out_where_there_are_none(config, given):
     config["models"]["linear"]["needs"] = ["structures"]
-    reasons = {row["model"]: row["reason"] for row in Plan(config, ROOT).exclusions if row["split"] == "new_context"}
+    reasons = {row["model"]: row["reason"] for row in Plan(config, CODE).exclusions if row["split"] == "new_context"}
     assert reasons["linear"] == "linear needs structures (SMILES); simulated has none"
     config["datasets"]["simulated"] |= given
-    assert "linear" not in {row["model"] for row in Plan(config, ROOT).exclusions}
+    assert "linear" not in {row["model"] for row in Plan(config, CODE).exclusions}
 
 
 def test_a_job_is_told_what_its_model_needs_to_know_of_perturbations(config):
     config["models"]["linear"]["needs"] = ["features", "pairs", "structures"]
     config["datasets"]["simulated"]["structures"] = "s.csv"
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     told = json.loads(plan.settings(wildcards(model="linear", variant="default")))
     wanted = {"params": {"features": "programs"}, "needs": ["features", "structures"]}
     assert told == {"class": "trueshift.models.linear.Linear", **wanted}
@@ -100,29 +104,29 @@ def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_wo
         "features": {"a": "morgan", "b": "descriptors", "c": "simulated", "d": "f.csv"}
         | {"kpgt": {"path": "{data}/kpgt.pickle", "key": "smiles"}},
     }
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     assert plan.source_files(wildcards()) == ["f.csv", f"{tmp_path}/kpgt.pickle", f"{tmp_path}/s.csv"]
     told = json.loads(plan.stage("import")(wildcards()))
     assert told["structures"] == {"path": "{data}/s.csv"} and told["features"]["kpgt"]["key"] == "smiles"
-    check_config(config, ROOT / "config/schemas")
+    check_config(config, CODE)
     config["datasets"]["simulated"]["features"]["kpgt"]["key"] = "smile"
     with pytest.raises(WorkflowError, match=r"features\.kpgt\.key: unknown value 'smile'; did you mean 'smiles'"):
-        check_config(config, ROOT / "config/schemas")
+        check_config(config, CODE)
 
 
 def test_every_dataset_is_gathered_once(config):
-    assert Plan(config, ROOT).all_of_datasets("features.csv") == ["results/simulated/features.csv"]
+    assert Plan(config, CODE).all_of_datasets("features.csv") == ["results/simulated/features.csv"]
 
 
 def test_a_setting_reaches_only_the_stage_that_reads_it(config):
-    before = {stage: Plan(config, ROOT).stage(stage)(wildcards()) for stage in ("import", "qc", "normalize", "genes")}
+    before = {stage: Plan(config, CODE).stage(stage)(wildcards()) for stage in ("import", "qc", "normalize", "genes")}
     config["datasets"]["simulated"]["qc"]["min_cells"] = 21
-    after = {stage: Plan(config, ROOT).stage(stage)(wildcards()) for stage in before}
+    after = {stage: Plan(config, CODE).stage(stage)(wildcards()) for stage in before}
     assert {stage for stage in before if before[stage] != after[stage]} == {"qc"}
 
 
 def test_a_variant_chooses_its_pairs(config):
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     assert plan.train_inputs(wildcards())["pairs"] == ["results/simulated/new_context/c1/pairs_S32.npz"]
     assert plan.train_inputs(wildcards(variant="S256"))["pairs"] == ["results/simulated/new_context/c1/pairs_S256.npz"]
     assert plan.train_inputs(wildcards(model="additive", variant="default"))["pairs"] == []
@@ -131,32 +135,32 @@ def test_a_variant_chooses_its_pairs(config):
 def test_a_model_books_first_what_it_says_then_what_its_rule_then_what_every_rule(config):
     config["resources"] = {"every": {"mem_mb": 100, "runtime": 10, "partition": "cpu"}, "train": {"runtime": 99}}
     config["models"]["state"] |= {"mem_mb": 700, "gpu": 2}
-    booked = Plan(config, ROOT, submits=True).resources("train")
+    booked = Plan(config, CODE, submits=True).resources("train")
     for model, wanted in (("state", [700, 99, 2]), ("additive", [100, 99, 0])):
         asked = wildcards(model=model)
         assert [booked["mem_mb"](asked, 1), booked["runtime"](asked, 1), booked["gpu"](asked)] == wanted
-    score = Plan(config, ROOT, submits=True).resources("score")
+    score = Plan(config, CODE, submits=True).resources("score")
     assert score["mem_mb"](wildcards(), 1) == 100
     assert "gpu" not in score
     assert score["slurm_partition"] == "cpu"
 
 
 def test_a_job_submitted_again_books_more_memory_and_time(config):
-    booked = Plan(config, ROOT, submits=True).resources("qc")
+    booked = Plan(config, CODE, submits=True).resources("qc")
     first, third = ([booked[name](wildcards(), attempt) for name in ("mem_mb", "runtime")] for attempt in (1, 3))
     assert third == [3 * value for value in first]
 
 
 def test_what_runs_here_books_memory_and_devices_alone(config):
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     assert set(plan.resources("train")) == {"mem_mb", "gpu"}
     assert plan.resources("qc") == {"mem_mb": config["resources"]["qc"]["mem_mb"]}
 
 
 def test_models_that_declare_threads_get_them(config):
-    assert Plan(config, ROOT).threads == 1
+    assert Plan(config, CODE).threads == 1
     config["models"]["state"]["threads"] = 4
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     assert [plan.threads(wildcards()), plan.threads(wildcards(model="additive"))] == [4, 1]
     assert "OMP_NUM_THREADS=4" in plan.thread_variables(wildcards())
 
@@ -164,23 +168,25 @@ def test_models_that_declare_threads_get_them(config):
 def test_only_jobs_with_a_gpu_go_to_its_partition(config):
     config["resources"] |= {"every": {"mem_mb": 1, "runtime": 1, "partition": None}}
     config["resources"]["train"] = {"gpu_partition": "a100"}
-    partition = Plan(config, ROOT, submits=True).resources("train")["slurm_partition"]
+    partition = Plan(config, CODE, submits=True).resources("train")["slurm_partition"]
     assert [partition(wildcards()), partition(wildcards(model="additive"))] == ["a100", None]
     config["resources"]["every"]["partition"] = "short"
     config["resources"]["train"] = {}
-    partition = Plan(config, ROOT, submits=True).resources("train")["slurm_partition"]
+    partition = Plan(config, CODE, submits=True).resources("train")["slurm_partition"]
     assert partition(wildcards()) == "short", "without a partition of its own a GPU job goes where all go"
 
 
 def test_unknown_names_are_refused_with_the_nearest(config):
     config["run"]["splits"] = ["new_contxt"]
     with pytest.raises(WorkflowError, match="did you mean 'new_context'"):
-        Plan(config, ROOT)
+        Plan(config, CODE)
 
 
 def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):
     package = tmp_path / "src/trueshift/models"
     package.mkdir(parents=True)
+    for folder in (READERS, SPLITS):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "workflow/scripts").mkdir(parents=True)
     (tmp_path / "workflow/scripts/train.py").write_text("from trueshift.models.base import build\n")
     base, one, two = (package / f"{name}.py" for name in ("base", "one", "two"))
@@ -191,7 +197,7 @@ def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):
     config["models"]["one"] = {**config["models"]["additive"], "class": "trueshift.models.one.One"}
 
     def code():
-        return Plan(config, tmp_path).model_code("train")(wildcards(model="one"))
+        return Plan(config, Code(tmp_path)).model_code("train")(wildcards(model="one"))
 
     first = code()
     one.write_text('"""Other words."""\n# a comment\nfrom trueshift.models.two import x\n')
@@ -208,8 +214,8 @@ def test_configurations_that_come_along_are_valid_and_plan(config, name):
     more = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
     merged = {**config, **more, "run": {**config["run"], **more["run"]}}
     merged["datasets"] = {**config["datasets"], **more.get("datasets", {})}
-    check_config(merged, ROOT / "config/schemas")
-    plan = Plan(merged, ROOT)
+    check_config(merged, CODE)
+    plan = Plan(merged, CODE)
     assert {chain.dataset for chain in plan.chains} == set(merged["run"]["datasets"])
     ran = {chain.model for chain in plan.chains}
     if name == "everything":  # what environments are built from, and tests run in

@@ -10,9 +10,12 @@ import yaml
 from project import ROOT
 
 from checks import check_config
-from plan import ASKS, QUESTIONS, SPLIT_FILES, Plan, WorkflowError
-from trueshift.data import promises
+from code_hash import SPLITS, Code
+from plan import QUESTIONS, Plan, WorkflowError
+from schema import config_schema
+from trueshift.data import split_settings
 
+CODE = Code(ROOT)
 LINES = {
     "kind": "profile",
     "source": {"format": "pdgrapher", "files": {"A549": "{data}/a.pt", "PC3": {"path": "{data}/p.pt"}}},
@@ -49,21 +52,26 @@ def wildcards(split, fold):
     return SimpleNamespace(dataset="lines", split=split, fold=fold, model="no_change", variant="default", seed="0")
 
 
-def test_the_driver_and_the_library_agree_on_what_splits_ask():
-    assert {name: asks for name, asks in promises.ASKS.items() if asks} == ASKS
-    assert set(ASKS.values()) == set(QUESTIONS)
-    assert set(SPLIT_FILES) == set(promises.FROM_FILES)
-    schema = yaml.safe_load((ROOT / "config/schemas/config.schema.yaml").read_text())["$defs"]["split"]["properties"]
-    assert set(schema["type"]["enum"]) == set(promises.ASKS)
-    assert set(schema) == set(promises.DEFAULTS)
+def test_the_driver_and_the_library_agree_on_what_splits_ask_and_take():
+    assert tuple(split_settings.QUESTIONS) == tuple(QUESTIONS)
+    assert sorted(CODE.modules(SPLITS)) == sorted(split_settings.TYPES)
+    schema = config_schema(CODE)["$defs"]["split"]["properties"]
     assert schema["asks"]["enum"] == list(QUESTIONS)
+    known = set(split_settings.COMMON)
+    for name, file in CODE.modules(SPLITS).items():
+        module, read = split_settings.type_of({"type": name}), CODE.constants(file)
+        assert read["SETTINGS"] == module.SETTINGS
+        assert read["ASKS"] == module.ASKS and module.ASKS in (None, *QUESTIONS)
+        assert hasattr(module, "tested") != hasattr(module, "listed")
+        known |= set(module.SETTINGS)
+    assert set(schema) == known
 
 
 def test_the_schema_takes_them_and_refuses_mistakes(config):
-    check_config(config, ROOT / "config/schemas")
+    check_config(config, CODE)
     entry = config["datasets"]["lines"]
     entry["splits"]["published"]["k"] = 1
-    check_config(config, ROOT / "config/schemas")
+    check_config(config, CODE)
     for split, message in (
         ({"type": "pdgrapher"}, "'files' is a required property"),
         ({"type": "kfold_cells", "k": 1}, "1 is less than the minimum of 2"),
@@ -71,32 +79,32 @@ def test_the_schema_takes_them_and_refuses_mistakes(config):
         ({"type": "pdgrapher", "files": {}}, "files"),
     ):
         with pytest.raises(WorkflowError, match=message):
-            check_config({**config, "datasets": {"lines": {**entry, "splits": {"x": split}}}}, ROOT / "config/schemas")
+            check_config({**config, "datasets": {"lines": {**entry, "splits": {"x": split}}}}, CODE)
     entry["source"] = {"format": "pdgrapher", "path": "{data}/a.pt"}
     with pytest.raises(WorkflowError, match="files"):
-        check_config(config, ROOT / "config/schemas")
+        check_config(config, CODE)
 
 
 def test_folds(config):
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     assert plan.folds("lines", "published") == ["1", "2", "3", "4", "5"]
     assert plan.folds("lines", "lines") == ["1", "2"]
     assert plan.folds("lines", "doses") == ["high"]
     config["datasets"]["lines"]["splits"]["published"]["k"] = 1
-    assert Plan(config, ROOT).folds("lines", "published") == ["1"]
+    assert Plan(config, CODE).folds("lines", "published") == ["1"]
 
 
 def test_models_that_know_nothing_of_doses_are_left_out(config):
     config["models"]["no_dose"] = {**config["models"]["no_change"], "can": ["seen", "new_perturbation", "new_context"]}
     config["models"]["no_dose"]["kinds"] = ["profile"]
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     reasons = {split: plan.unfit("lines", split, "no_dose", "default") for split in LINES["splits"]}
     wanted = "no_dose cannot predict doses it never saw of perturbations it did"
     assert reasons == {"published": None, "doses": wanted, "scaffolds": None, "lines": None, "mine": wanted}
 
 
 def test_files_of_folds_are_found_and_a_change_of_theirs_reruns_the_split(config, tmp_path):
-    plan = Plan(config, ROOT)
+    plan = Plan(config, CODE)
     placed = json.loads(plan.stage("split")(wildcards("published", "1")))
     assert placed["files"] == {line: str(tmp_path / f"folds/{line}.pt") for line in ("A549", "PC3")}
     assert json.loads(plan.stage("split")(wildcards("mine", "a")))["folds"]["b"] == str(tmp_path / "b.csv")
@@ -112,10 +120,10 @@ def test_files_of_folds_are_found_and_a_change_of_theirs_reruns_the_split(config
 
 
 def test_the_files_of_all_cell_lines_are_sources(config, tmp_path):
-    assert Plan(config, ROOT).source_files(wildcards("published", "1")) == []
+    assert Plan(config, CODE).source_files(wildcards("published", "1")) == []
     for name in ("a.pt", "p.pt"):
         (tmp_path / name).touch()
-    assert [Path(path).name for path in Plan(config, ROOT).source_files(wildcards("published", "1"))] == [
+    assert [Path(path).name for path in Plan(config, CODE).source_files(wildcards("published", "1"))] == [
         "a.pt",
         "p.pt",
     ]

@@ -3,14 +3,16 @@
 import re
 
 import pytest
-import yaml
 from project import ROOT
 
 import document_config
 import document_metrics
-from trueshift.evaluation.metrics import METRICS, K
+from code_hash import Code
+from schema import config_schema
+from trueshift.evaluation.metric import K
+from trueshift.evaluation.registry import METRICS
 
-SCHEMA = yaml.safe_load((ROOT / "config/schemas/config.schema.yaml").read_text())
+SCHEMA = config_schema(Code(ROOT))
 EVALUATION = SCHEMA["properties"]["evaluation"]["properties"]
 
 

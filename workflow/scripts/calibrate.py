@@ -7,7 +7,7 @@ from pathlib import Path
 from trueshift.command import run
 from trueshift.contract import write_table
 from trueshift.evaluation.validity import calibrate
-from trueshift.report.tables import FOLD, gather
+from trueshift.results import FOLD, gather
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from trueshift.command import run
 from trueshift.contract import write_table
 from trueshift.evaluation.validity import summary
-from trueshift.report.tables import gather
+from trueshift.results import gather
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from trueshift.command import run
 from trueshift.contract import write_table
 from trueshift.evaluation.truth import read_conditions
-from trueshift.report.tables import FOLD, conditions, gather
+from trueshift.report.conditions import conditions
+from trueshift.results import FOLD, gather
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import read_json, write_table
-from trueshift.report.tables import RUN, cost, path_labels
+from trueshift.report.cost import cost
+from trueshift.results import RUN, path_labels
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import write_table
-from trueshift.report.tables import gather
+from trueshift.results import gather
 
 
 def main() -> None:

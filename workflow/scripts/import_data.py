@@ -6,8 +6,8 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import write_h5ad, write_table
-from trueshift.data.sources import load
-from trueshift.data.sources.features import coverage
+from trueshift.data.features.tables import coverage
+from trueshift.data.loading import load
 from trueshift.values import scratch
 
 

@@ -7,7 +7,7 @@ from trueshift.command import run
 from trueshift.contract import write_table
 from trueshift.report.challenge import vcc2025
 from trueshift.report.leaderboard import leaderboard, leaderboard_wide, verdicts
-from trueshift.report.tables import FOLD, gather
+from trueshift.results import FOLD, gather
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.report.figures import plot_conditions, save
-from trueshift.report.tables import gather
+from trueshift.results import gather
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
-"""Prepares the truth side of a test: truth.h5ad → truth_stats.parquet, halves.npz and the ceiling, ceiling.parquet."""
+"""Prepares the truth side of a test: truth.h5ad → truth_stats.parquet, halves.npz and duplicates.npz."""
 
 import argparse
 import json
 from pathlib import Path
 
 from trueshift.command import run
-from trueshift.contract import read_h5ad, write_table
-from trueshift.evaluation.duplicates import ceiling, halvings
-from trueshift.evaluation.halves import write_halves
+from trueshift.contract import read_h5ad
+from trueshift.evaluation.halves import halvings, write_arrays
 from trueshift.evaluation.reference import TestCells, truth_statistics
 from trueshift.evaluation.truth import write_truth
 
@@ -16,10 +15,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--truth", required=True, type=Path)
     parser.add_argument("--train", required=True, type=Path)
-    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: metrics, k, duplicate_halvings, seed")
+    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: duplicate_halvings, seed")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--halves", type=Path, help="also halves the test cells, into this file")
-    parser.add_argument("--ceiling", type=Path, help="and scores one half against the other, into this file")
+    parser.add_argument("--duplicates", type=Path, help="the other half of them as a prediction, into this file")
     args = parser.parse_args()
 
     truth = read_h5ad(args.truth)
@@ -31,11 +30,10 @@ def main() -> None:
     flags = conditions.loc[conditions["flags"] != "", "flags"].value_counts().to_dict()
     print(f"conditions flagged: {flags or 'none'}")
     write_truth(statistics, args.out)
-    if args.halves and args.ceiling:
+    if args.halves and args.duplicates:
         halves, duplicates = halvings(TestCells(truth), statistics, args.settings)
-        write_halves(halves, args.halves)
-        table = ceiling(statistics, halves, duplicates, args.settings)
-        write_table(table, args.ceiling)
+        write_arrays(halves, args.halves)
+        write_arrays(duplicates, args.duplicates)
         print(f"halvings: {len(halves)}, of {len(halves.conditions)} conditions with 20 test cells or more")
 
 

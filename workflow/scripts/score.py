@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trueshift.command import labels, run
 from trueshift.contract import check_prediction, read_h5ad, write_table
-from trueshift.evaluation.halves import read_halves
+from trueshift.evaluation.halves import Halves, read_arrays
 from trueshift.evaluation.scoring import label, score
 from trueshift.evaluation.truth import read_truth
 
@@ -26,7 +26,7 @@ def main() -> None:
 
     prediction, truth = read_h5ad(args.prediction), read_h5ad(args.truth)
     check_prediction(prediction, truth, args.prediction)
-    halves = read_halves(args.halves) if args.halves else None
+    halves = read_arrays(args.halves, Halves) if args.halves else None
     scores = score(prediction, truth, read_truth(args.truth_stats), args.settings, halves)
     write_table(label(scores, args.labels), args.out)
     undefined = scores.loc[scores["value"].isna(), "reason"].value_counts().to_dict()

@@ -7,7 +7,7 @@ from pathlib import Path
 from trueshift.command import run
 from trueshift.contract import write_table
 from trueshift.data.roles import describe_split, read_obs, read_structures
-from trueshift.data.splits import make_split
+from trueshift.data.splitting import make_split
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import write_table
-from trueshift.report.tables import FOLD, gather, topk_r2, topk_r2_wide, undefined
+from trueshift.report.tables import topk_r2, topk_r2_wide, undefined
+from trueshift.results import FOLD, gather
 
 
 def main() -> None:

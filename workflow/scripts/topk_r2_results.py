@@ -6,7 +6,7 @@ from pathlib import Path
 from trueshift.command import run
 from trueshift.contract import write_table
 from trueshift.report.legacy import read_stamped, topk_r2_honest, topk_r2_results
-from trueshift.report.tables import gather
+from trueshift.results import gather
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from scipy import sparse
 
 from trueshift import values
 from trueshift.contract import CONTROL, ContractError
-from trueshift.data.promises import asks
 from trueshift.data.roles import sorted_components, sorted_doses
+from trueshift.data.split_settings import asks
 
 COLUMNS = ["unit", "n_train", "n_test", "n_both", "share_test_cells", "promised", "example", "verdict"]
 HELD_OUT, ALLOWED, SILENT = "held out", "allowed", "–"

@@ -13,8 +13,9 @@ from trueshift import values
 from trueshift.contract import CANONICAL_OBS, ContractError, check_intact, dense, metadata
 from trueshift.data.options import options
 from trueshift.data.preprocess import as_csr, covariates, regress_and_scale
-from trueshift.data.promises import check_split, held_out_unit
 from trueshift.data.roles import among, conditions_asked, fitting_cells, roles_of
+from trueshift.data.split_checks import check_split
+from trueshift.data.split_settings import held_out_unit
 
 DEFAULTS: dict[str, Any] = {"regress_out": [], "scale": None, "split": None}
 KEPT_OBS = (*CANONICAL_OBS, "control_id", "size_factor", "role")

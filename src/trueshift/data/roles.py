@@ -1,6 +1,5 @@
 """The table of roles: reading it, matching it to cells, and what it asks for, in numbers."""
 
-import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import ROLES, ContractError, check_intact, components, condition_codes
+from trueshift.contract import ROLES, ContractError, check_intact, component_doses, components, condition_codes
 
 
 def sorted_components(label: str) -> tuple[str, ...]:
@@ -24,11 +23,6 @@ def sorted_doses(label: str, dose: str) -> str:
     if len(parts) != len(amounts):
         return dose
     return "+".join(amount for _, amount in sorted(zip(parts, amounts, strict=True)))
-
-
-def component_doses(dose: str) -> list[str]:
-    """The dose of each component: ``"1+1e+06"`` gives ``["1", "1e+06"]``."""
-    return re.split(r"(?<![eE])\+", dose)
 
 
 def among(values: np.ndarray, wanted: Iterable[str]) -> np.ndarray:
@@ -53,12 +47,12 @@ class Cells:
         self.dose = obs["dose"].astype(str).to_numpy()
         self.control_id = obs["control_id"].astype(str).to_numpy() if "control_id" in obs else None
         self.labels = sorted(set(self.label[self.perturbed]))
-        self._obs = obs
+        self.obs = obs
 
     @cached_property
     def condition(self) -> np.ndarray:
         """The number of each cell's condition, (N,); most splits do without."""
-        return condition_codes(self._obs)[1]
+        return condition_codes(self.obs)[1]
 
     def random(self, rows: np.ndarray, *seed: int) -> np.ndarray:
         """One number for each of ``rows``, drawn in the order of their names: other cells do not matter."""

@@ -10,23 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trueshift.evaluation.halves import ENOUGH, Duplicates, Halves, draw_halves, halve
+from trueshift.evaluation.halves import Duplicates, Halves
 from trueshift.evaluation.predicted import Predicted
-from trueshift.evaluation.reference import TestCells
 from trueshift.evaluation.scoring import SCORE_COLUMNS, make_pair, mean_defined, score_pair
 from trueshift.evaluation.truth import Truth
 
 TECHNICAL, INTERPOLATED = "technical_duplicate", "interpolated_duplicate"
-ALONE = 60  # test cells from which a condition's own ceiling counts; below, down to ENOUGH, it enters means only
+ALONE = 60  # test cells from which a condition's own ceiling counts; below, down to 20, it enters means only
 CEILING_COLUMNS = ["model", *[c for c in SCORE_COLUMNS if c not in ("value_half", "n_halvings")]]
 CEILING_COLUMNS += ["ceiling_use", "n_halvings"]
-
-
-def halvings(test: TestCells, truth: Truth, settings: Mapping[str, Any]) -> tuple[Halves, Duplicates]:
-    """Random halvings (``duplicate_halvings``, ``seed`` of ``settings``) of all conditions with enough test cells."""
-    conditions = np.flatnonzero(truth.conditions["n_cells"] >= ENOUGH)
-    in_a = draw_halves(test, conditions, int(settings["duplicate_halvings"]), int(settings["seed"]))
-    return halve(test, truth, in_a, conditions)
 
 
 def ceiling(truth: Truth, halves: Halves, duplicates: Duplicates, settings: Mapping[str, Any]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from trueshift.contract import (
     ContractError,
     asked,
     check_prediction,
+    component_doses,
     components,
     dense,
     make_prediction,
@@ -261,7 +262,7 @@ def _keys(table: pd.DataFrame, with_dose: bool, controls: set[str]) -> list[Key]
 def _key(context: str, label: str, dose: str | None, controls: set[str]) -> Key:
     """What identifies a condition: ``A+B`` at 1+2 is ``B+A`` at 2+1; controls have no components."""
     parts = [] if label in controls else [part.strip() for part in label.split("+")]
-    amounts = [""] * len(parts) if dose is None else re.split(r"(?<![eE])\+", dose)  # not the + of 1e+06
+    amounts = [""] * len(parts) if dose is None else component_doses(dose)
     if len(amounts) != len(parts):  # one dose stands for all; any other number matches nothing
         amounts = [dose or ""] * len(parts)
     pairs = zip(parts, map(_number, amounts), strict=True)

@@ -5,15 +5,16 @@ against the reference controls; half A plays the prediction of the technical dup
 same halves B can then be set beside the duplicate's. No cell is on both sides.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 
 from trueshift.contract import atomic, check_intact
 from trueshift.evaluation import cells as distances
-from trueshift.evaluation.metrics.pair import CellTerms, Tests
+from trueshift.evaluation.pair import CellTerms, Tests
 from trueshift.evaluation.reference import HALVES, TestCells, de_order
 from trueshift.evaluation.truth import Truth
 from trueshift.evaluation.wilcoxon import SortedCells, adjust, rank_sum
@@ -59,7 +60,7 @@ class Halves:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Half A of each halving as a prediction; arrays as in :class:`Halves`."""
+    """Half A of each halving as a prediction, the technical duplicate; arrays as in :class:`Halves`."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -79,6 +80,13 @@ class Duplicates:
             CellTerms(self.cross[halving, i], halves.within[halving, i], self.within[halving, i]) for i in range(2)
         )
         return distance, kernel
+
+
+def halvings(test: TestCells, truth: Truth, settings: Mapping[str, Any]) -> tuple[Halves, Duplicates]:
+    """Random halvings (``duplicate_halvings``, ``seed`` of ``settings``) of all conditions with enough test cells."""
+    conditions = np.flatnonzero(truth.conditions["n_cells"] >= ENOUGH)
+    in_a = draw_halves(test, conditions, int(settings["duplicate_halvings"]), int(settings["seed"]))
+    return halve(test, truth, in_a, conditions)
 
 
 def draw_halves(test: TestCells, conditions: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -147,17 +155,17 @@ class _Side:
             self.z[:, c], self.p_adjusted[:, c] = z, adjust(p)
 
 
-_FIELDS = [field.name for field in fields(Halves)]
+T = TypeVar("T", Halves, Duplicates)
 
 
-def write_halves(halves: Halves, path: str | Path) -> None:
-    """Writes ``halves.npz``, without pickled parts."""
+def write_arrays(arrays: Halves | Duplicates, path: str | Path) -> None:
+    """Writes ``halves.npz`` or ``duplicates.npz``, without pickled parts."""
     with atomic(path) as temporary:
-        np.savez(temporary, **{name: getattr(halves, name) for name in _FIELDS})
+        np.savez(temporary, **{field.name: getattr(arrays, field.name) for field in fields(arrays)})
 
 
-def read_halves(path: str | Path) -> Halves:
-    """Reads ``halves.npz``."""
+def read_arrays(path: str | Path, of: type[T]) -> T:
+    """Reads what :func:`write_arrays` wrote."""
     check_intact(path)
     with np.load(path, allow_pickle=False) as file:
-        return Halves(**{name: file[name] for name in _FIELDS})
+        return of(**{field.name: file[field.name] for field in fields(of)})

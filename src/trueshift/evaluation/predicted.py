@@ -10,7 +10,7 @@ import pandas as pd
 from trueshift.contract import CONDITION, ContractError, dense, metadata, unanswered
 from trueshift.evaluation import cells as distances
 from trueshift.evaluation.cells import Centred
-from trueshift.evaluation.metrics.pair import CellTerms, Tests
+from trueshift.evaluation.pair import CellTerms, Tests
 from trueshift.evaluation.reference import TestCells, condition_rows, pseudobulks, take_rows
 from trueshift.evaluation.truth import Truth
 from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon

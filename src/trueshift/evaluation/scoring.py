@@ -10,10 +10,11 @@ import pandas as pd
 
 from trueshift.contract import CONDITION, ContractError
 from trueshift.evaluation.halves import Halves
-from trueshift.evaluation.metrics import METRICS, K, Metric, Pair
-from trueshift.evaluation.metrics.pair import CellTerms, Values
+from trueshift.evaluation.metric import K, Metric
+from trueshift.evaluation.pair import CellTerms, Pair, Values
 from trueshift.evaluation.predicted import Predicted, predicted_side
 from trueshift.evaluation.reference import TestCells
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.truth import FDR, Truth
 
 NO_EFFECT = "no effect"  # the truth has no differentially expressed gene

@@ -12,7 +12,8 @@ import pandas as pd
 from trueshift.contract import CONDITION, ContractError
 from trueshift.evaluation.duplicates import ALONE, INTERPOLATED, TECHNICAL
 from trueshift.evaluation.halves import ENOUGH
-from trueshift.evaluation.metrics import METRICS, K
+from trueshift.evaluation.metric import K
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.scoring import NO_CELLS
 from trueshift.evaluation.statistics import T_FROM, interval, ratio_interval, wilson
 

@@ -5,7 +5,7 @@ from typing import Self
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import ContractError, Pairs, asked, components, make_prediction
+from trueshift.contract import ContractError, Pairs, asked, component_doses, components, make_prediction
 from trueshift.models.base import ArrayModel, centroids, query_controls
 from trueshift.models.effects import Effects
 from trueshift.tracking import Run
@@ -32,7 +32,7 @@ class Additive(ArrayModel):
         values = query_controls(query)
         for row, condition in enumerate(asked(query)[["context", "perturbation", "dose"]].astype(str).to_numpy()):
             context, perturbation, dose = condition
-            singles, doses = components(perturbation), dose.split("+")
+            singles, doses = components(perturbation), component_doses(dose)
             if len(doses) != len(singles):
                 raise ContractError(f"query: dose {dose} of perturbation {perturbation} is not one number a component")
             if len(singles) == 1 and perturbation not in seen:

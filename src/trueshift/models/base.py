@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import inspect
-import re
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from trueshift.contract import (
     Pairs,
     asked,
     column_means,
+    component_doses,
     condition_codes,
     input_controls,
     metadata,
@@ -196,7 +196,7 @@ def matched_controls(train: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
 
 def total_dose(doses: pd.Series) -> np.ndarray:
     """The dose of each label, summed over the components of a combination (``"1+0.5"`` is 1.5), shape (N,)."""
-    amounts = {dose: sum(map(float, re.split(r"(?<![eE])\+", dose))) for dose in doses.astype(str).unique()}
+    amounts = {dose: sum(map(float, component_doses(dose))) for dose in doses.astype(str).unique()}
     return doses.astype(str).map(amounts).to_numpy(np.float64)
 
 

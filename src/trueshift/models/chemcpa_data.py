@@ -1,6 +1,5 @@
 """What chemCPA is given of data: the rows to learn from as codes, and the drugs and doses of every condition."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from trueshift.contract import CONDITION, CONTROL, ContractError, components, condition_codes
+from trueshift.contract import CONDITION, CONTROL, ContractError, component_doses, components, condition_codes
 from trueshift.models.chemcpa_network import Batch
 
 
@@ -21,7 +20,7 @@ def drugs_of(perturbations: Iterable[str], doses: Iterable[str]) -> tuple[np.nda
     found: list[tuple[str, float, int]] = []
     for number, (label, dose) in enumerate(zip(perturbations, doses, strict=True)):
         parts = components(label)
-        amounts = re.split(r"(?<![eE])\+", dose) if parts else []
+        amounts = component_doses(dose) if parts else []
         if len(amounts) != len(parts):
             raise ContractError(f"chemCPA: dose {dose} of {label} is not one number per drug, joined by +")
         found += [(part, float(amount), number) for part, amount in zip(parts, amounts, strict=True)]

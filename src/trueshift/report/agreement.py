@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from trueshift.evaluation.metrics import METRICS
+from trueshift.evaluation.registry import METRICS
 from trueshift.report.heatmap import (
     COLOURS,
     TINY,
@@ -28,7 +28,7 @@ from trueshift.report.heatmap import (
 )
 from trueshift.report.leaderboard import TIE
 from trueshift.report.style import GREY, SMALL, add_legend, empty, panels_of
-from trueshift.report.tables import HEADLINE
+from trueshift.results import HEADLINE
 
 LEAST_MODELS = 4
 FEW_MODELS = f"fewer than {LEAST_MODELS} models: their order tells nothing about metrics"

@@ -42,7 +42,7 @@ from trueshift.report.style import (
     short,
     span,
 )
-from trueshift.report.tables import HEADLINE
+from trueshift.results import HEADLINE
 
 NOTHING_PASSES = "no metric passes here: nothing can rank models"
 MOST_COLUMNS = 12  # metrics side by side: an interval needs 58 pixels where the figure is shown 900 pixels wide

@@ -42,7 +42,8 @@ from trueshift.report.style import (
     spread,
     title_panel,
 )
-from trueshift.report.tables import HEADLINE, NO_EFFECT, headline, natural
+from trueshift.report.tables import NO_EFFECT, headline
+from trueshift.results import HEADLINE, natural
 
 __all__ = ["plot_conditions", "plot_cost", "plot_topk_r2", "save"]
 

@@ -13,9 +13,9 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from trueshift.contract import ContractError
-from trueshift.evaluation.metrics import METRICS
+from trueshift.evaluation.registry import METRICS
 from trueshift.report.style import SMALL, TEXT, WIDTH, main_k, named, number, short
-from trueshift.report.tables import as_text, require
+from trueshift.results import as_text, require
 
 TINY = 6
 # Not to its dark ends, so that black text and frames stand out everywhere.

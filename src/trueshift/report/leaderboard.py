@@ -13,21 +13,12 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import CONDITION, ContractError
-from trueshift.evaluation.metrics import METRICS, Metric
+from trueshift.evaluation.metric import Metric
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.statistics import LEVEL, P_FROM, holm, interval, paired_p, ratio_interval
 from trueshift.evaluation.validity import by_metric, counted, passing, spanned, without_small_panels
-from trueshift.report.tables import (
-    AVERAGE,
-    HEADLINE_K,
-    LINE,
-    TEST,
-    as_text,
-    means_over,
-    natural,
-    require,
-    tests_of,
-    with_references,
-)
+from trueshift.report.tables import AVERAGE, HEADLINE_K, LINE, TEST, means_over, tests_of, with_references
+from trueshift.results import as_text, natural, require
 
 LEADERBOARD_COLUMNS = ["dataset", "split", "metric", "k", "model", "variant", "value", "low", "high", "ci_method"]
 LEADERBOARD_COLUMNS += ["n_conditions", "n_units", "n_seeds", "seed_sd", "floor", "ceiling"]

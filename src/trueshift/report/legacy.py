@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError, read_table
-from trueshift.report.tables import HEADLINE, NO_EFFECT, natural, tests_of
+from trueshift.report.tables import NO_EFFECT, tests_of
+from trueshift.results import HEADLINE, natural
 
 K = ("20", "40", "80")
 LEGACY = {"legacy_r2_topk": K, "legacy_pearson": ("",)}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from trueshift.contract import CONDITION, ContractError
-from trueshift.evaluation.metrics import Pair
+from trueshift.evaluation.pair import Pair
 from trueshift.evaluation.predicted import Predicted
 from trueshift.evaluation.reference import condition_rows, pseudobulks
 from trueshift.evaluation.scoring import make_pair, score_pair
@@ -27,7 +27,8 @@ from trueshift.report.style import (
     short,
     title_panel,
 )
-from trueshift.report.tables import HEADLINE, HEADLINE_K
+from trueshift.report.tables import HEADLINE_K
+from trueshift.results import HEADLINE
 
 CONDITIONS = 12
 TOP = int(HEADLINE_K)

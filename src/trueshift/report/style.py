@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trueshift.contract import CONDITION, atomic
-from trueshift.report.tables import HEADLINE_K, natural
+from trueshift.report.tables import HEADLINE_K
+from trueshift.results import natural
 
 LIMITS = (-1.0, 1.2)
 GREY, BLUE, FLOOR, CEILING = "#6e6e6e", "#0072B2", "#D55E00", "#009E73"  # Okabe-Ito: safe for the colour-blind

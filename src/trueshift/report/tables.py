@@ -4,32 +4,22 @@ Nothing is ranked or clipped here, and every mean carries its interval, its floo
 are never turned into numbers: they are left out of the mean and counted, by reason, beside it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from trueshift.contract import CONDITION, ContractError, read_table
+from trueshift.contract import CONDITION, ContractError
 from trueshift.evaluation.duplicates import TECHNICAL
-from trueshift.evaluation.metrics import METRICS
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.statistics import interval
 from trueshift.evaluation.validity import FLOORS
+from trueshift.results import ALL, FOLD, HEADLINE, RUN, as_text, natural, ordered, require
 
-ALL = "all"
-HEADLINE = "r2_topk"
 HEADLINE_K = "20"
 LOWER_IS_BETTER = [name for name, metric in METRICS.items() if metric.direction == "lower"]
 NO_EFFECT = "no effect"  # as scores.parquet gives the reason
 CONSTANT = "constant_prediction"  # as scores.parquet flags it
-FOLD = ["dataset", "split", "fold"]
-RUN = [*FOLD, "model", "variant", "seed"]
-CONDITIONS_TEXT = [*FOLD, *CONDITION, "flags"]
-CONDITIONS_COLUMNS = [*CONDITIONS_TEXT[:-1], "n_cells", "n_deg", "n_controls", "n_seen", "flags"]
-COST_RECORD = ["stage", "seconds", "peak_rss_mb", "gpu_peak_mb", "device", "cpu_fallback"]
-COST_COLUMNS = [*RUN, "device", "cpu_fallback", "train_seconds", "predict_seconds"]
-COST_COLUMNS += ["train_peak_rss_mb", "predict_peak_rss_mb", "gpu_peak_mb"]
 TOPK_COLUMNS = ["dataset", "split", "fold", "context", "model", "variant", "seed", "metric", "k"]
 TOPK_COLUMNS += ["value", "low", "high", "ci_method"]
 TOPK_COLUMNS += ["n_conditions", "n_undefined", "n_no_effect", "n_constant", "floor", "ceiling"]
@@ -74,7 +64,7 @@ def topk_r2(scores: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     by_seed = averaged.drop(columns=list(AVERAGE)).merge(rows, on=keys)
     cuts = [means_over(by_seed if "seed" in cut else averaged, cut) for cut in _CUTS]
     tidy = pd.concat(cuts, ignore_index=True)
-    return _ordered(tidy)[TOPK_COLUMNS]
+    return ordered(tidy)[TOPK_COLUMNS]
 
 
 def tests_of(scores: pd.DataFrame) -> pd.DataFrame:
@@ -194,107 +184,4 @@ def undefined(scores: pd.DataFrame) -> pd.DataFrame:
     where = ["fold", *CONDITION, "cluster"]
     require(scores, [*keys, *where, "value"], "scores")
     rows = as_text(scores.loc[scores["value"].isna(), [*keys, *where]], [*keys, *where]).drop_duplicates()
-    return _ordered(rows.groupby(keys, sort=False).size().rename("n").reset_index())
-
-
-# --- conditions and cost ------------------------------------------------------------------------------
-
-
-def conditions(truth: pd.DataFrame) -> pd.DataFrame:
-    """What is asked of the models: one row per condition and fold, columns :data:`CONDITIONS_COLUMNS`.
-
-    ``truth`` holds tables of conditions (:func:`trueshift.evaluation.reference.read_conditions`) with their dataset,
-    split and fold. ``n_deg`` is missing where no test for differential expression is possible.
-    """
-    require(truth, CONDITIONS_COLUMNS, "truth_stats")
-    table = as_text(truth[CONDITIONS_COLUMNS], CONDITIONS_TEXT)
-    order = [*FOLD, *CONDITION]
-    return table.sort_values(order, key=lambda column: column.map(natural), ignore_index=True)
-
-
-def cost(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """What each run took, one row per run.
-
-    A record is a ``*_cost.json`` (:data:`COST_RECORD`) with the labels of its run (see :func:`path_labels`).
-    ``device`` reads ``train / predict`` where the two differ, and so does ``cpu_fallback``, the reason why a job that
-    booked a GPU got none; a stage without record is NaN.
-    """
-    table = pd.DataFrame(list(records), columns=[*RUN, *COST_RECORD])
-    table = as_text(table, [*RUN, "stage"])
-    if table.duplicated([*RUN, "stage"]).any():
-        twice = table.loc[table.duplicated([*RUN, "stage"]), [*RUN, "stage"]].iloc[0]
-        raise ContractError(f"cost: {' | '.join(twice)} is there twice; give each file once")
-    runs = []
-    for names, group in table.groupby(RUN, sort=False):
-        stages = group.set_index("stage").reindex(["train", "predict"])
-        runs.append(
-            {
-                **dict(zip(RUN, names, strict=True)),
-                **{
-                    name: " / ".join(filter(None, stages[name].dropna().unique()))
-                    for name in ("device", "cpu_fallback")
-                },
-                "train_seconds": stages.at["train", "seconds"],
-                "predict_seconds": stages.at["predict", "seconds"],
-                "train_peak_rss_mb": stages.at["train", "peak_rss_mb"],
-                "predict_peak_rss_mb": stages.at["predict", "peak_rss_mb"],
-                "gpu_peak_mb": stages["gpu_peak_mb"].max(),
-            }
-        )
-    return _ordered(pd.DataFrame(runs, columns=COST_COLUMNS))
-
-
-def gather(
-    paths: Iterable[Path], names: Sequence[str] = (), read: Callable[[Path], pd.DataFrame] = read_table
-) -> pd.DataFrame:
-    """The rows of all files, with the labels ``names`` taken from their paths; without a file an empty table."""
-    parts = [read(path).assign(**path_labels(path, names)) for path in paths]
-    # an empty part would only blur the types of the others
-    kept = [part for part in parts if len(part)] or parts[:1]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
-
-
-def path_labels(path: str | Path, names: Sequence[str]) -> dict[str, str]:
-    """The labels a result carries in its path.
-
-    With :data:`FOLD` as ``names`` that is ``results/{dataset}/{split}/{fold}/file``, with :data:`RUN`
-    ``results/{dataset}/{split}/{fold}/{model}/{variant}/seed{n}/file``.
-    """
-    folders = PurePath(path).parts[-len(names) - 1 : -1]
-    labels = dict(zip(names, folders, strict=False))
-    if len(folders) < len(names) or not labels.get("seed", "seed").startswith("seed"):
-        layout = "/".join("seed{n}" if name == "seed" else f"{{{name}}}" for name in names)
-        raise ContractError(f"{path}: not at {layout}/file, so it cannot be told what it belongs to")
-    return {name: label.removeprefix("seed") if name == "seed" else label for name, label in labels.items()}
-
-
-# --- shared -------------------------------------------------------------------------------------------
-
-
-def natural(text: str) -> tuple[int, float, str]:
-    """Sorts numbers by value before other text: 2 < 10 < 20 < all."""
-    return (0, float(text), "") if text.isdecimal() else (1, 0.0, text)
-
-
-def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
-    """Raises :class:`ContractError` if a column is missing from ``what``."""
-    missing = [c for c in columns if c not in table]
-    if missing:
-        raise ContractError(f"{what}: the column {missing[0]} is missing; make the file again with this version")
-
-
-def as_text(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """A copy with these columns as plain text; what is missing becomes empty text."""
-    return table.assign(**{c: table[c].astype(object).where(table[c].notna(), "").astype(str) for c in columns})
-
-
-def _rank(column: pd.Series) -> pd.Series:
-    if column.name == "metric":
-        return column.map(lambda name: (name != HEADLINE, name))
-    return column.map(lambda text: (text != ALL or column.name == "k", natural(text)))
-
-
-def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by dataset, split, model, variant, metric, k, fold, context, seed; rows over everything come first."""
-    columns = ["dataset", "split", "model", "variant", "metric", "k", "reason", "fold", "context", "seed"]
-    return table.sort_values([c for c in columns if c in table], key=_rank, ignore_index=True)
+    return ordered(rows.groupby(keys, sort=False).size().rename("n").reset_index())

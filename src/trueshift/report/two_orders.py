@@ -25,7 +25,8 @@ from trueshift.report.style import (
     short,
     title_panel,
 )
-from trueshift.report.tables import as_text, headline
+from trueshift.report.tables import headline
+from trueshift.results import as_text
 
 SIDES = ("legacy", "honest")
 UNDEFINED = "undefined"

@@ -17,7 +17,7 @@ from trueshift.contract import ContractError, read_table, write_table
 from trueshift.data.audit import COLUMNS, NARROWER, audit, check_audit, row_keys
 from trueshift.data.partition import partition
 from trueshift.data.preprocess import normalize
-from trueshift.data.splits import make_split
+from trueshift.data.splitting import make_split
 
 Row = tuple[str, str, str, str]  # perturbation, context, dose, batch
 CONTROL = ("control", "c1", "0", "b1")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from trueshift.contract import ContractError, check_canonical, components
-from trueshift.data.sources import canonical
-from trueshift.data.sources.canonical import canonicalise
+from trueshift.data.canonical import canonicalise as canonical
+from trueshift.data.canonical.canonicalise import canonicalise
 
 VERSIONS = {"source": "a test", "checksum": "sha256:0"}
 COLUMNS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.download import checksum, ensure
+from trueshift.data.download import checksum, ensure
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

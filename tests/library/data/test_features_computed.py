@@ -17,9 +17,9 @@ from test_pickled import HOSTILE, Call
 from test_structures import screen
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.features import coverage, load_features
-from trueshift.data.sources.structures import descriptors, make_structures, morgan
-from trueshift.data.sources.vectors import read_vectors
+from trueshift.data.features.structures import descriptors, make_structures, morgan
+from trueshift.data.features.tables import coverage, load_features
+from trueshift.data.pickles.vectors import read_vectors
 
 DRUGS = {
     "aspirin": "CC(=O)Oc1ccccc1C(=O)O",

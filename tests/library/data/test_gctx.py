@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from trueshift.contract import ContractError
-from trueshift.data.sources import gctx, load
+from trueshift.data.loading import load
+from trueshift.data.sources import gctx
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3) / 2  # profiles × genes, as the file has them
 PROFILES = {

@@ -6,10 +6,10 @@ import pytest
 from small_screen import make_obs, make_screen
 
 from trueshift.contract import ContractError, asked, input_controls
+from trueshift.data.canonical.checks import check_pairs
 from trueshift.data.partition import partition
 from trueshift.data.preprocess import quality_control, select_genes
-from trueshift.data.sources.checks import check_pairs
-from trueshift.data.splits import make_split
+from trueshift.data.splitting import make_split
 
 
 def paired_obs(contexts: int = 3) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from small_screen import make_obs
 
 from trueshift.contract import ContractError, Pairs, read_pairs, write_pairs
 from trueshift.data.pairing import make_pairs
-from trueshift.data.splits import make_split
+from trueshift.data.splitting import make_split
 
 SPLIT = {"type": "zero_shot_context", "folds": {"a": "c1"}, "validation": 0.2}
 

@@ -15,7 +15,7 @@ from small_screen import make_screen
 from trueshift.contract import ContractError, asked, check_canonical, dense
 from trueshift.data.partition import partition, read_genes
 from trueshift.data.preprocess import normalize, select_genes
-from trueshift.data.splits import make_split
+from trueshift.data.splitting import make_split
 
 SPLITS: dict[str, tuple[dict[str, Any], str]] = {
     "zero_shot": ({"type": "zero_shot_context", "folds": {"a": "c1"}}, "a"),

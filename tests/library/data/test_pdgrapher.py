@@ -13,9 +13,10 @@ import torch_files as made
 from test_pickled import HOSTILE
 
 from trueshift.contract import ContractError
-from trueshift.data.promises import asks, held_out_unit
-from trueshift.data.sources import load, pdgrapher
-from trueshift.data.splits import make_split
+from trueshift.data.loading import load
+from trueshift.data.sources import pdgrapher
+from trueshift.data.split_settings import asks, held_out_unit
+from trueshift.data.splitting import make_split
 
 GENES = ["G1", "G2", "G3"]
 SETTINGS = {
@@ -94,7 +95,7 @@ def test_through_the_one_way_in(tmp_path: Path) -> None:
     assert set(data.obs.loc[~data.obs["is_control"], "control_id"]) <= set(data.obs_names)
     assert data.uns["trueshift"]["provenance"]["checksum"].startswith("sha256:")
     data.write_h5ad(tmp_path / "out.h5ad")
-    with pytest.raises(ContractError, match="files is not given; name a file for each cell line"):
+    with pytest.raises(ContractError, match="files not given"):
         load("lines", {**SETTINGS, "source": {"format": "pdgrapher"}}, tmp_path)
     with pytest.raises(ContractError, match=r"b\.pt: no such file"):
         load("lines", {**settings, "source": {"format": "pdgrapher", "files": {"A549": "{data}/b.pt"}}}, tmp_path)
@@ -317,9 +318,9 @@ def test_data_that_do_not_fit_are_named(tmp_path: Path, files: dict[str, Any]) -
         with pytest.raises(ContractError, match=message):
             make_split(table, entry, "1")
     for entry, message in (
-        ({"type": "pdgrapher"}, "goes with type pdgrapher"),
-        ({"type": "kfold_cells", "k": 2, "files": files["files"]}, "goes with type pdgrapher"),
-        ({**files, "folds": {"a": 1}}, "pdgrapher takes files and k, not folds"),
+        ({"type": "pdgrapher"}, "pdgrapher needs files"),
+        ({"type": "kfold_cells", "k": 2, "files": files["files"]}, "kfold_cells: no setting files"),
+        ({**files, "folds": {"a": 1}}, "pdgrapher: no setting folds"),
     ):
         with pytest.raises(ContractError, match=message):
             make_split(obs, entry, "1")

@@ -27,8 +27,10 @@ from pandas._libs.internals import _unpickle_block
 from pandas.core.internals.managers import BlockManager
 
 from trueshift.contract import ContractError
-from trueshift.data.sources import frame_rows, inert, load, pickled
-from trueshift.data.sources.once import Once
+from trueshift.data.loading import load
+from trueshift.data.pickles import frame_rows, inert
+from trueshift.data.pickles.once import Once
+from trueshift.data.sources import pickled
 
 GENES = ["G1", "G2", "G3"]
 # the frame of ``as_written`` pickled (protocol 4) by other versions of pandas; zlib, base 85
@@ -105,8 +107,7 @@ def written(folder: Path, treated: Any, control: Any, protocol: int = 5) -> tupl
 
 
 def read_files(treated: Path, control: Path) -> Any:
-    with Once(treated) as one, Once(control) as other:
-        return pickled.read(one, other, log=lambda _: None)
+    return pickled.read(treated, control, log=lambda _: None)
 
 
 def read(folder: Path, treated: Any, control: Any, protocol: int = 5) -> Any:
@@ -250,15 +251,14 @@ MEASURE = """
 import sys
 from pathlib import Path
 from trueshift import values
-from trueshift.data.sources import frame_rows, pickled
-from trueshift.data.sources.once import Once
+from trueshift.data.pickles import frame_rows
+from trueshift.data.sources import pickled
 values.LARGE, frame_rows.CHUNK = 0, 1 << 19
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-with Once(sys.argv[1]) as treated, Once(sys.argv[2]) as control:
-    pickled.read(treated, control, log=len, values=Path(sys.argv[3]) if sys.argv[3:] else None)
+pickled.read(*sys.argv[1:3], log=len, values=Path(sys.argv[3]) if sys.argv[3:] else None)
 print(status("VmHWM") - before)
 """
 
@@ -457,28 +457,6 @@ def test_a_wrong_control_ends_the_reading_of_the_treated(tmp_path: Path, monkeyp
     with pytest.raises(ContractError, match=r"control\.pkl: gene 'G1' is NaN or infinite in row 3"):
         read(tmp_path, treated, control)
     assert len(rows) < 500
-
-
-def test_a_right_file_is_not_called_wrong_while_it_is_still_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other file ends the reading; only then the declared checksums are looked at."""
-    treated, control = held("row", rows=6000)
-    control.loc[3, "G1"] = np.nan
-    fill = Once._fill
-
-    def slow(file: Once, *rest: Any) -> None:
-        fill(file, *rest)
-        time.sleep(0.05 if file.path.name == "treated.pkl" else 0)
-
-    monkeypatch.setattr(inert, "LEFT", 1)
-    monkeypatch.setattr(frame_rows, "CHUNK", 300)
-    monkeypatch.setattr(Once, "_fill", slow)
-    files = written(tmp_path, treated, control)
-    entries = [{"path": str(x), "sha256": hashlib.sha256(x.read_bytes()).hexdigest()} for x in files]
-    source = {"format": "pickled", "treated": entries[0], "control": entries[1]}
-    with pytest.raises(ContractError, match=r"control\.pkl: gene 'G1' is NaN or infinite in row 3"):
-        load("p", {"kind": "profile", "source": source}, tmp_path)
 
 
 @pytest.mark.parametrize("protocol", [2, 5])

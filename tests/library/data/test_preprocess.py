@@ -25,7 +25,7 @@ from trueshift.data.preprocess import (
 )
 from trueshift.data.qc_figure import qc_figure
 from trueshift.data.roles import fitting_cells, roles_of
-from trueshift.data.splits import make_split
+from trueshift.data.splitting import make_split
 
 OPEN_QC = {"min_genes": 1, "min_cells": 1}
 ZERO_SHOT = {"type": "zero_shot_context", "folds": {"last": "c2"}}
@@ -303,7 +303,7 @@ def test_gene_errors(normal: ad.AnnData) -> None:
 def test_light_stages_do_not_import_scanpy() -> None:
     code = (
         "import sys;"
-        "import trueshift.data.preprocess, trueshift.data.splits, trueshift.data.partition, trueshift.data.pairing;"
+        "import trueshift.data.preprocess, trueshift.data.splitting, trueshift.data.partition, trueshift.data.pairing;"
         "print([m for m in ('scanpy', 'torch', 'sklearn', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from trueshift.contract import ContractError
-from trueshift.data.sources import load
+from trueshift.data.loading import load
 from trueshift.data.sources.simulate_profiles import CORES, SUBSTITUENTS, simulate_profiles
 
 

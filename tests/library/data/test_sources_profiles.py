@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trueshift.contract import ContractError, read_h5ad, write_h5ad
-from trueshift.data.sources import gct, load, transigen
+from trueshift.data.frames import LINCS_MISSING
+from trueshift.data.loading import load
+from trueshift.data.sources import gct, transigen
 
 WELLS = ["p:A01", "p:A02", "p:A03"]
 PLATE = [
@@ -164,7 +166,7 @@ def test_gct_that_is_not_text_or_not_there(tmp_path: Path) -> None:
 
 
 NAME = st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]), min_size=1, max_size=6)
-FIELD = NAME.map(str.strip).filter(lambda text: text not in gct.MISSING) | st.none()
+FIELD = NAME.map(str.strip).filter(lambda text: text not in LINCS_MISSING) | st.none()
 
 
 @given(st.data())
@@ -180,7 +182,7 @@ def test_what_is_written_as_gct_is_read_back(tmp_path_factory: pytest.TempPathFa
     finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
     values = draw.draw(hnp.arrays(np.float32, (len(wells), len(genes)), elements=finite))
 
-    missing = draw.draw(st.sampled_from(sorted(gct.MISSING)))
+    missing = draw.draw(st.sampled_from(sorted(LINCS_MISSING)))
     lines = [["#1.3"], [str(n) for n in (len(genes), len(wells), len(row_fields), len(column_fields))]]
     lines.append(["id", *row_fields, *wells])
     lines += [

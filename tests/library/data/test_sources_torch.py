@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_pickled import HOSTILE, Call
 
 from trueshift.contract import ContractError
-from trueshift.data.sources import torch_file
+from trueshift.data.pickles import torch_file
 
 # --- what is read -------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ def test_nor_does_one_hidden_among_admitted_names(tmp_path: Path, place: str) ->
         "torch_geometric.data.data Data.__init__",
         "torch_geometric.data Data",
         "collections namedtuple",
-        "trueshift.data.sources.torch_file _TorchReader",
+        "trueshift.data.pickles.torch_file _TorchReader",
     ],
 )
 def test_names_that_are_not_admitted_are_not_even_looked_up(tmp_path: Path, name: str) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from small_screen import PERTURBATIONS, make_obs
 
 from trueshift.contract import ContractError, components
-from trueshift.data.promises import asks, check_split, held_out_unit
 from trueshift.data.roles import conditions_asked, describe_split, fitting_cells, read_split, roles_of
-from trueshift.data.splits import make_split
+from trueshift.data.split_checks import check_split
+from trueshift.data.split_settings import asks, held_out_unit
+from trueshift.data.splitting import make_split
 
 EVERY = {
     "kfold_cells": ({"type": "kfold_cells", "k": 3}, "2"),
@@ -218,21 +219,26 @@ def test_lone_controls_are_input_and_counted() -> None:
         ({"type": "kfold_cells", "k": 3, "sede": 1}, "1", "no setting sede; did you mean seed"),
         ({"type": "kfold_cells", "k": 3}, "4", "no fold 4"),
         ({"type": "kfold_cells", "k": 1}, "1", "k is 1"),
-        ({"type": "kfold_cells"}, "1", "needs k or folds"),
-        ({"type": "kfold_cells", "folds": {"a": "x"}}, "a", "kfold_cells takes k"),
+        ({"type": "kfold_cells"}, "6", "no fold 6"),  # k is 5 where nothing is said
+        ({"type": "kfold_cells", "folds": {"a": "x"}}, "a", "kfold_cells: no setting folds"),
         ({"type": "kfold_cells", "k": 2, "validation": 0.8}, "1", "validation"),
         ({"type": "unseen_perturbation", "k": 2, "folds": {"a": "G0"}}, "1", "both k and folds"),
         ({"type": "unseen_perturbation", "k": 99}, "1", "99 folds of 7 perturbations"),
         ({"type": "unseen_perturbation", "folds": {"a": ["G9"]}}, "a", "no single perturbation G9; did you mean G"),
         ({"type": "unseen_combination", "folds": {"a": ["G0+G2"]}}, "a", r"no combination G0\+G2; did you mean G"),
-        ({"type": "underrepresented_context", "k": 2}, "1", "needs folds"),
+        ({"type": "underrepresented_context", "k": 2}, "1", "underrepresented_context: no setting k"),
+        ({"type": "underrepresented_context"}, "1", "needs folds"),
         ({"type": "zero_shot_context", "k": 4}, "1", "4 folds of 3 contexts; lower k"),
         ({"type": "zero_shot_context", "folds": {"first": "c0"}}, "frist", "no fold frist; did you mean first"),
         ({"type": "zero_shot_context", "folds": {"a": "c7"}}, "a", "no context c7; did you mean c"),
         ({"type": "zero_shot_context", "folds": {"a": ["c0", "c1", "c2"]}}, "a", "no perturbed cell has role train"),
         ({"type": "underrepresented_context", "folds": {"a": ["c0", "c1"]}}, "a", "one context a fold"),
         ({"type": "underrepresented_context", "folds": {"a": "c0"}, "alpha": 1.0}, "a", "none is left to test"),
-        ({"type": "zero_shot_context", "folds": {"a": "c0"}, "asks": "seen"}, "a", "asks: seen is for type file"),
+        (
+            {"type": "zero_shot_context", "folds": {"a": "c0"}, "asks": "seen"},
+            "a",
+            "no setting asks",
+        ),
         ({"type": "file", "folds": {"a": "nowhere.csv"}}, "a", "nowhere.csv: no such file"),
     ],
 )

@@ -15,9 +15,10 @@ from scipy import sparse
 from trueshift.contract import ContractError, components, write_h5ad
 from trueshift.data.audit import audit, check_audit
 from trueshift.data.partition import partition
-from trueshift.data.promises import asks, check_split, held_out_unit
 from trueshift.data.roles import read_structures
-from trueshift.data.splits import make_split
+from trueshift.data.split_checks import check_split
+from trueshift.data.split_settings import asks, held_out_unit
+from trueshift.data.splitting import make_split
 
 DOSES = ("0.04", "0.12", "0.37", "1.11", "3.33", "10")
 # a and b share a scaffold, c and d have no ring, e has another scaffold; f has no structure

@@ -12,9 +12,9 @@ from rdkit import Chem
 from test_canonical import COLUMNS, VERSIONS, source
 
 from trueshift.contract import ContractError, read_h5ad, write_h5ad
-from trueshift.data.sources.canonical import canonicalise
-from trueshift.data.sources.features import coverage
-from trueshift.data.sources.structures import canonical, make_structures, scaffold
+from trueshift.data.canonical.canonicalise import canonicalise
+from trueshift.data.features.structures import canonical, make_structures, scaffold
+from trueshift.data.features.tables import coverage
 
 ETHANOL, BENZENE = "OCC", "C1=CC=CC=C1"
 

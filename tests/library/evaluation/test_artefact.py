@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 from profile_scores import score_profiles
 
-from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics.topk import pearson2_topk, pearson_topk, r2_topk
+from trueshift.evaluation.pair import Pair
 from trueshift.evaluation.reference import truth_statistics
 from trueshift.evaluation.truth import Truth
 

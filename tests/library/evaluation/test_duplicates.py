@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from profile_scores import score_profiles
 
-from trueshift.evaluation.duplicates import CEILING_COLUMNS, ceiling, halvings, interpolated
+from trueshift.evaluation.duplicates import CEILING_COLUMNS, ceiling, interpolated
+from trueshift.evaluation.halves import halvings
 from trueshift.evaluation.predicted import Predicted
 from trueshift.evaluation.reference import TestCells, truth_statistics
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from trueshift.contract import ContractError
-from trueshift.evaluation.duplicates import halvings
-from trueshift.evaluation.halves import Duplicates, Halves, draw_halves, read_halves, write_halves
+from trueshift.evaluation.halves import Duplicates, Halves, draw_halves, halvings, read_arrays, write_arrays
 from trueshift.evaluation.reference import TestCells, truth_statistics
 from trueshift.evaluation.truth import Truth
 
@@ -65,9 +64,9 @@ def test_the_halves_of_a_condition_share_no_cell(sides: Sides) -> None:
 
 def test_the_file_gives_back_the_same(sides: Sides, tmp_path: Path) -> None:
     _, _, halves, _ = sides
-    write_halves(halves, tmp_path / "halves.npz")
-    again = read_halves(tmp_path / "halves.npz")
+    write_arrays(halves, tmp_path / "halves.npz")
+    again = read_arrays(tmp_path / "halves.npz", Halves)
     for name, array in vars(halves).items():
         np.testing.assert_array_equal(getattr(again, name), array, err_msg=name)
     with pytest.raises(ContractError, match=r"none\.npz: no such file"):
-        read_halves(tmp_path / "none.npz")
+        read_arrays(tmp_path / "none.npz", Halves)

@@ -12,12 +12,12 @@ from scipy import stats
 from scipy.spatial.distance import cosine
 from sklearn.metrics import r2_score
 
-from trueshift.evaluation.metrics import METRICS, Pair, Values
 from trueshift.evaluation.metrics.delta import cosine_delta, pearson_delta, spearman_delta
 from trueshift.evaluation.metrics.errors import mae, mse, rmse
-from trueshift.evaluation.metrics.pair import CellTerms
-from trueshift.evaluation.metrics.pair import Tests as GeneTests
 from trueshift.evaluation.metrics.topk import pearson2_topk, pearson_topk, r2_centered_topk, r2_topk
+from trueshift.evaluation.pair import CellTerms, Pair, Values
+from trueshift.evaluation.pair import Tests as GeneTests
+from trueshift.evaluation.registry import METRICS
 
 EFFECTS = hnp.arrays(np.float64, (2, 8), elements=st.floats(-3, 3).map(lambda v: round(v, 3)))
 

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, pdist
 
-from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics.cells import e_distance, mmd2
-from trueshift.evaluation.metrics.pair import CellTerms
+from trueshift.evaluation.pair import CellTerms, Pair
 
 
 def pair(true: list[np.ndarray], predicted: list[np.ndarray]) -> Pair:

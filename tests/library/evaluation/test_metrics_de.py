@@ -8,9 +8,10 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
-from trueshift.evaluation.metrics import Pair, de, effect
-from trueshift.evaluation.metrics.pair import Tests as GeneTests
+from trueshift.evaluation.metrics import de, effect
 from trueshift.evaluation.metrics.ranking import average_precision, expected_hits, rank_genes, roc_auc
+from trueshift.evaluation.pair import Pair
+from trueshift.evaluation.pair import Tests as GeneTests
 
 EFFECT = (effect.effect_overlap, effect.effect_pr_auc, effect.effect_direction, effect.effect_spearman)
 CELLS = (de.de_overlap, de.de_precision, de.de_recall, de.de_direction, de.de_pr_auc, de.de_roc_auc, de.vcc2025_overlap)

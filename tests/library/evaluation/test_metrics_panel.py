@@ -8,9 +8,9 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import rankdata
 from sklearn.metrics import pairwise_distances
 
-from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics import panel as module
 from trueshift.evaluation.metrics.panel import centroid_accuracy, pds_cosine, pds_l1, pds_l2, vcc2025_pds
+from trueshift.evaluation.pair import Pair
 
 PDS = {"manhattan": pds_l1, "euclidean": pds_l2, "cosine": pds_cosine}
 

@@ -3,10 +3,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import r2_score
 
-from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics import legacy as module
 from trueshift.evaluation.metrics.legacy import legacy_pearson, legacy_r2_topk
 from trueshift.evaluation.metrics.raw import pearson2_mean_topk, pearson2_var_topk, r2_mean_topk, r2_var_topk
+from trueshift.evaluation.pair import Pair
 
 N_GENES = 30
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics.systema import systema_pearson, systema_pearson_delta
+from trueshift.evaluation.pair import Pair
 
 
 def pair(x: np.ndarray, x_hat: np.ndarray, centre: np.ndarray, mean_delta: np.ndarray) -> Pair:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mean_squared_error, r2_score
 
-from trueshift.evaluation.metrics import Pair
 from trueshift.evaluation.metrics.weighted import weighted_r2, wmse
+from trueshift.evaluation.pair import Pair
 
 
 def pair(delta: np.ndarray, delta_hat: np.ndarray, z: np.ndarray) -> Pair:

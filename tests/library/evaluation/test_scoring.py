@@ -9,7 +9,7 @@ import pytest
 from profile_scores import score_profiles
 
 from trueshift.contract import ContractError, make_prediction
-from trueshift.evaluation.duplicates import halvings
+from trueshift.evaluation.halves import halvings
 from trueshift.evaluation.reference import TestCells, truth_statistics
 from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS, chosen, label, score
 from trueshift.evaluation.truth import Truth

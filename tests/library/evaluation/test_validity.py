@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from trueshift.contract import ContractError
-from trueshift.evaluation.metrics import METRICS
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.validity import CALIBRATION_COLUMNS, SUMMARY_COLUMNS, calibrate, passing, summary
 
 NAN = float("nan")

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from scipy.stats import kendalltau
 
 from trueshift.contract import ContractError, read_table, write_table
-from trueshift.evaluation.metrics import METRICS
+from trueshift.evaluation.registry import METRICS
 from trueshift.report import agreement
 from trueshift.report.agreement import plot_agreement
 from trueshift.report.comparison import MOST_COLUMNS, NOTHING_PASSES, plot_leaderboard

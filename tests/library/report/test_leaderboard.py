@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from trueshift.contract import ContractError
-from trueshift.evaluation.metrics import METRICS
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.statistics import holm
 from trueshift.evaluation.validity import calibrate
 from trueshift.report.leaderboard import (

@@ -19,7 +19,7 @@ from trueshift.report.legacy import (
     topk_r2_honest,
     topk_r2_results,
 )
-from trueshift.report.tables import gather
+from trueshift.results import gather
 
 NAN = float("nan")
 GENES = 90

@@ -6,7 +6,10 @@ import pytest
 
 from trueshift.contract import ContractError
 from trueshift.report import tables
-from trueshift.report.tables import cost, path_labels, topk_r2, topk_r2_wide, undefined
+from trueshift.report.conditions import conditions
+from trueshift.report.cost import cost
+from trueshift.report.tables import topk_r2, topk_r2_wide, undefined
+from trueshift.results import FOLD, RUN, gather, path_labels
 
 NAN = float("nan")
 
@@ -328,7 +331,7 @@ def test_conditions_are_sorted_and_keep_missing_tests():
         pd.DataFrame([base | numbers | {"fold": fold, "dose": dose, "n_deg": n_deg}])
         for fold, dose, n_deg in (("10", "1", 3), ("2", "10", None), ("2", "5", 0))
     ]
-    table = tables.conditions(pd.concat(parts).astype({"n_deg": "Int32"}))
+    table = conditions(pd.concat(parts).astype({"n_deg": "Int32"}))
     assert table.columns.tolist() == [
         *["dataset", "split", "fold", "context", "perturbation", "dose"],
         *["n_cells", "n_deg", "n_controls", "n_seen", "flags"],
@@ -369,8 +372,8 @@ def test_cost_refuses_a_run_twice():
 
 
 def test_labels_come_from_the_path():
-    assert path_labels("results/d/s/f/ceiling.parquet", tables.FOLD) == {"dataset": "d", "split": "s", "fold": "f"}
-    assert path_labels("/tmp/results/d/s/f/m/v/seed12/train_cost.json", tables.RUN) == {
+    assert path_labels("results/d/s/f/ceiling.parquet", FOLD) == {"dataset": "d", "split": "s", "fold": "f"}
+    assert path_labels("/tmp/results/d/s/f/m/v/seed12/train_cost.json", RUN) == {
         "dataset": "d", "split": "s", "fold": "f", "model": "m", "variant": "v", "seed": "12",
     }  # fmt: skip
     assert path_labels("file", ()) == {}
@@ -379,13 +382,13 @@ def test_labels_come_from_the_path():
 @pytest.mark.parametrize("path", ["d/s/f/m/v/0/train_cost.json", "m/v/seed0/train_cost.json"])
 def test_a_path_without_labels_is_an_error(path):
     with pytest.raises(ContractError, match=r"\{dataset\}/.*/seed\{n\}/file"):
-        path_labels(path, tables.RUN)
+        path_labels(path, RUN)
 
 
 def test_gather_takes_labels_and_skips_empty_parts(tmp_path):
     for fold, n in (("1", 0), ("2", 2)):
         (tmp_path / "d/s" / fold).mkdir(parents=True)
         pd.DataFrame({"x": [1] * n}).to_parquet(tmp_path / "d/s" / fold / "t.parquet")
-    table = tables.gather([tmp_path / "d/s/1/t.parquet", tmp_path / "d/s/2/t.parquet"], tables.FOLD)
+    table = gather([tmp_path / "d/s/1/t.parquet", tmp_path / "d/s/2/t.parquet"], FOLD)
     assert table.to_dict("list") == {"x": [1, 1], "dataset": ["d"] * 2, "split": ["s"] * 2, "fold": ["2"] * 2}
-    assert tables.gather([]).empty
+    assert gather([]).empty

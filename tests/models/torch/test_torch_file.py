@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from trueshift.contract import ContractError  # noqa: E402
-from trueshift.data.sources import pdgrapher, torch_file  # noqa: E402
+from trueshift.data.pickles import torch_file  # noqa: E402
+from trueshift.data.sources import pdgrapher  # noqa: E402
 
 KINDS = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 

@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError
+from trueshift.data.frames import LINCS_MISSING
 
 GZIP = b"\x1f\x8b"
+FILES = ("path",)
 UTF8 = "utf-8-sig"  # with or without a byte order mark
-MISSING = {"", "-666", "-666.0", "NA", "na", "NaN", "nan"}  # -666 is LINCS's own mark
 ID = "id"  # the obs column with the ids of the profiles
 
 Lines = Iterator[tuple[int, list[str]]]
@@ -124,7 +125,7 @@ def _unique(names: Sequence[str], what: str, path: str | Path) -> list[str]:
 
 
 def _present(fields: Sequence[str]) -> list[str | None]:
-    return [None if field.strip() in MISSING else field.strip() for field in fields]
+    return [None if field.strip() in LINCS_MISSING else field.strip() for field in fields]
 
 
 def _numbers(fields: list[str], gene: str, profiles: list[str], number: int, path: str | Path) -> np.ndarray:

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.gct import MISSING
-from trueshift.data.sources.messages import choices
-from trueshift.data.sources.table import read_frame
+from trueshift.data.frames import LINCS_MISSING, read_frame
+from trueshift.data.options import choices
 
+FILES = ("path", "genes")
 MATRIX, PROFILES, GENES = "/0/DATA/0/matrix", "/0/META/COL", "/0/META/ROW"
 ID = "id"
 BLOCK = 1 << 24  # values read together
@@ -69,7 +69,7 @@ def _metadata(group: h5py.Group, name: str, path: str | Path) -> pd.DataFrame:
         values = group[field][:]
         if values.dtype.kind in "SO":
             texts = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values)
-            columns[field] = [None if (text := raw.strip()) in MISSING else text for raw in texts]
+            columns[field] = [None if (text := raw.strip()) in LINCS_MISSING else text for raw in texts]
         else:
             columns[field] = [None if value == -666 else value for value in values.tolist()]
     sizes = {field: len(values) for field, values in columns.items()}

@@ -5,7 +5,9 @@ from pathlib import Path
 import anndata as ad
 
 from trueshift.contract import ContractError, read_h5ad
-from trueshift.data.sources.messages import choices
+from trueshift.data.options import choices
+
+FILES = ("path",)
 
 
 def read(path: str | Path, layer: str | None = None) -> ad.AnnData:

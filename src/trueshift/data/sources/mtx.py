@@ -10,7 +10,9 @@ from scipy import sparse
 from scipy.io import mmread
 
 from trueshift.contract import ContractError
-from trueshift.data.sources import table
+from trueshift.data.frames import join
+
+FILES = ("matrix", "barcodes", "genes", "metadata")
 
 
 def read(
@@ -46,4 +48,4 @@ def read(
             f"{matrix}: {values.shape[0]} × {values.shape[1]}, but there are {len(cells)} barcodes in {barcodes} "
             f"and {len(var)} genes in {genes}"
         )
-    return table.join(sparse.csr_matrix(values, dtype=np.float32), cells, var, metadata, cell_column, log)
+    return join(sparse.csr_matrix(values, dtype=np.float32), cells, var, metadata, cell_column, log)

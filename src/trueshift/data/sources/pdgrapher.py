@@ -15,7 +15,7 @@ all of it::
       control_id: control_id
       keep: [idx]
 
-Read by :mod:`trueshift.data.sources.torch_file`, which runs nothing of a file.
+Read by :mod:`trueshift.data.pickles.torch_file`, which runs nothing of a file.
 """
 
 import hashlib
@@ -28,9 +28,10 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import CONTROL, ContractError
-from trueshift.data.sources import torch_file
-from trueshift.data.sources.messages import choices
+from trueshift.data.options import choices
+from trueshift.data.pickles import torch_file
 
+FILES = ("files",)
 READ = ("perturbagen_name", "diseased", "treated", "gene_symbols")
 PROFILES = ("diseased", "treated")
 

@@ -1,6 +1,6 @@
 """Source format ``pickled``: a row-aligned pair of pickled pandas DataFrames, treated profiles and their controls.
 
-Read by :mod:`trueshift.data.sources.inert`, which runs nothing of a file.
+Read by :mod:`trueshift.data.pickles.inert`, which runs nothing of a file.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,15 @@ import pandas as pd
 from isal import isal_zlib
 
 from trueshift.contract import CONTROL, ContractError
-from trueshift.data.sources import frame_rows
-from trueshift.data.sources.columns import number_text
-from trueshift.data.sources.frame_rows import Chunks, ahead
-from trueshift.data.sources.inert import Frame, read_frame
-from trueshift.data.sources.messages import choices
-from trueshift.data.sources.once import Once
+from trueshift.data.canonical.columns import number_text
+from trueshift.data.options import choices
+from trueshift.data.pickles import frame_rows
+from trueshift.data.pickles.frame_rows import Chunks, ahead
+from trueshift.data.pickles.inert import Frame, read_frame
+from trueshift.data.pickles.once import Once
 from trueshift.values import Writer, is_large
 
+FILES = ("treated", "control")
 METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
 
@@ -183,14 +184,12 @@ def _check_pair(treated: _Side, controls: _Side) -> None:
 
 
 def read(
-    treated: Once,
-    control: Once,
+    treated: str | Path,
+    control: str | Path,
     log: Callable[[str], None] = print,
     values: Path | None = None,
 ) -> ad.AnnData:
     """Reads a pair of pickled DataFrames, row i of ``control`` being the control of row i of ``treated``.
-
-    Each file is read once, in order; the caller asks it for its checksum.
 
     Both have the columns ``sig_id``, ``idx``, ``cell_id`` (equal row by row) and one column of numbers for each gene;
     ``treated`` also ``pert_id``, ``pert_idose``, ``smiles``. This is the layout in which PDGrapher's LINCS profiles are
@@ -211,7 +210,11 @@ def read(
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
     occurs twice, and on gene values that are not finite numbers.
     """
-    of_control, of_treated = _Side.of(control, ALIGNED), _Side.of(treated, METADATA)
+    with Once(treated) as one, Once(control) as other:
+        return _joined(_Side.of(one, METADATA), _Side.of(other, ALIGNED), log, values)
+
+
+def _joined(of_treated: "_Side", of_control: "_Side", log: Callable[[str], None], values: Path | None) -> ad.AnnData:
     _check_ids(of_treated)
     _check_pair(of_treated, of_control)
     n, genes = of_treated.rows, of_control.genes

@@ -27,6 +27,14 @@ from scipy import sparse
 
 from trueshift.contract import CONTROL, ContractError
 
+FILES = ()
+COLUMNS = {
+    "perturbation": {"from": "perturbation", "control": "control"},
+    "context": "context",
+    "batch": "batch",
+    "dose": "dose",
+    "modality": "modality",
+}
 ROWS = 4096  # cells drawn at a time
 DIRECTION = {"CRISPRi": -1.0, "KO": -1.0, "CRISPRa": 1.0}
 
@@ -205,3 +213,6 @@ def _check(given: dict[str, Any]) -> None:
         raise ContractError(f"simulate: modality is {given['modality']}, must be one of {', '.join(DIRECTION)}")
     if not 0 <= given["interaction_share"] <= 1:
         raise ContractError(f"simulate: interaction_share is {given['interaction_share']}, must be between 0 and 1")
+
+
+read = simulate

@@ -20,6 +20,16 @@ import pandas as pd
 
 from trueshift.contract import CONTROL, ContractError
 
+FILES = ()
+COLUMNS = {
+    "perturbation": {"from": "perturbation", "control": "control"},
+    "context": "context",
+    "batch": "batch",
+    "dose": "dose",
+    "modality": "modality",
+    "control_id": "control_id",
+    "smiles": "smiles",
+}
 # Ring systems with one open place, and what can stand there.
 CORES = (
     "c1ccc({})cc1",
@@ -125,3 +135,6 @@ def simulate_profiles(
         var=pd.DataFrame(index=pd.Index([f"GENE{i + 1:04d}" for i in range(genes)])),
         uns={"simulation": {"drugs": drugs, "effects": effects.astype(np.float32)}},
     )
+
+
+read = simulate_profiles

@@ -27,9 +27,10 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import CONTROL, ContractError
-from trueshift.data.sources.messages import choices
-from trueshift.data.sources.table import read_frame
+from trueshift.data.frames import read_frame
+from trueshift.data.options import choices
 
+FILES = ("path", "genes")
 PROFILES = ("x1", "x2")
 TEXTS = ("canonical_smiles", "cid", "sig")
 SYMBOL = "gene_symbol"

@@ -5,9 +5,16 @@ All are U-statistics: a cell is never compared with itself, so they are unbiased
 
 import numpy as np
 
-from trueshift.evaluation.metrics.pair import CellTerms, Pair, Values, values
+from trueshift.evaluation.metric import DISTANCE, metric
+from trueshift.evaluation.pair import CellTerms, Pair, Values, values
 
 
+@metric(
+    **DISTANCE,
+    needs=("cells",),
+    formula="2 E|X − Y| − E|X − X′| − E|Y − Y′|, Euclidean, U-statistics; X true, Y predicted cells",
+    source="Székely & Rizzo 2013; Peidli et al. 2024, there of squared distances",
+)
 def e_distance(pair: Pair) -> Values:
     """2 E|X − Y| − E|X − X′| − E|Y − Y′| with Euclidean distances, not squared.
 
@@ -18,6 +25,12 @@ def e_distance(pair: Pair) -> Values:
     return _apart(pair.distance, sign=1)
 
 
+@metric(
+    **DISTANCE,
+    needs=("cells",),
+    formula="E k(X, X′) + E k(Y, Y′) − 2 E k(X, Y), Gaussian k with the median distance within truth, U-statistics",
+    source="Gretton et al. 2012",
+)
 def mmd2(pair: Pair) -> Values:
     """E k(X, X′) + E k(Y, Y′) − 2 E k(X, Y) with a Gaussian kernel (Gretton et al., JMLR 2012, unbiased form)."""
     assert pair.kernel is not None

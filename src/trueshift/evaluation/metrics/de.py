@@ -7,6 +7,7 @@ Undefined for predictions of one profile: cells must not be made up for them (vc
 
 import numpy as np
 
+from trueshift.evaluation.metric import SHARE, metric
 from trueshift.evaluation.metrics.effect import (
     all_chosen,
     all_degs,
@@ -16,11 +17,19 @@ from trueshift.evaluation.metrics.effect import (
     true_degs,
     undefined,
 )
-from trueshift.evaluation.metrics.pair import Pair, Values, once, values
 from trueshift.evaluation.metrics.ranking import Ranking, average_precision, expected_hits, rank_genes, roc_auc, share
+from trueshift.evaluation.pair import Pair, Values, once, values
 from trueshift.evaluation.truth import FDR
 
+_VCC = "Virtual Cell Challenge 2025, Roohani et al., Cell 2025; cell-eval"
 
+
+@metric(
+    **SHARE,
+    needs=("cells", "controls", "effect"),
+    formula="share of the N true DEGs among the first N by predicted adjusted p, then |δ̂|; ties as expected",
+    source="overlap at N",
+)
 def de_overlap(pair: Pair) -> Values:
     """Share of the N true DEGs among the first N predicted genes."""
     degs = true_degs(pair)
@@ -28,12 +37,25 @@ def de_overlap(pair: Pair) -> Values:
     return values(share(hits, degs.sum(axis=1)), _undefined(pair) | all_degs(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("cells", "controls", "effect"),
+    formula="share of the top k genes among the first k by predicted adjusted p, then |δ̂|; ties as expected",
+    source="overlap at k",
+    per_k=True,
+)
 def de_overlap_topk(pair: Pair, k: int) -> Values:
     """Share of the truth's top k genes among the first k predicted ones; undefined if these are all genes."""
     hits = expected_hits(_order(pair), top_genes(pair, k), k)
     return values(hits / k, _undefined(pair) | all_chosen(pair, k))
 
 
+@metric(
+    **SHARE,
+    needs=("cells", "controls", "effect"),
+    formula="|true DEGs ∩ predicted DEGs| / |predicted DEGs|, 0 if none is predicted",
+    source="precision",
+)
 def de_precision(pair: Pair) -> Values:
     """Share of the predicted DEGs that are true ones; 0 if none is predicted."""
     found = _predicted_degs(pair)
@@ -41,6 +63,12 @@ def de_precision(pair: Pair) -> Values:
     return values(right / np.maximum(found.sum(axis=1), 1), _undefined(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("cells", "controls", "effect"),
+    formula="|true DEGs ∩ predicted DEGs| / |true DEGs|",
+    source="recall",
+)
 def de_recall(pair: Pair) -> Values:
     """Share of the true DEGs that are predicted DEGs."""
     degs = true_degs(pair)
@@ -48,21 +76,46 @@ def de_recall(pair: Pair) -> Values:
     return values(share(right, degs.sum(axis=1)), _undefined(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("cells", "controls", "effect"),
+    formula="effect_direction, for predicted cells only",
+    source="sign agreement; cell-eval",
+)
 def de_direction(pair: Pair) -> Values:
     """Share of the true DEGs whose δ̂ has the sign of δ: effect_direction, for predictions of cells only."""
     return values(effect_direction(pair).value, _undefined(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("cells", "controls", "effect"),
+    formula="average precision of finding the true DEGs by −log10 predicted adjusted p",
+    source="average_precision_score in scikit-learn",
+)
 def de_pr_auc(pair: Pair) -> Values:
     """Average precision of finding the true DEGs by −log10 of the predicted adjusted p. Chance: N / G."""
     return values(average_precision(_by_p(pair), true_degs(pair)), _undefined(pair) | all_degs(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("cells", "controls", "effect"),
+    formula="area under the ROC curve of finding the true DEGs by −log10 predicted adjusted p, ties half",
+    source="Hanley & McNeil 1982; roc_auc_score in scikit-learn",
+)
 def de_roc_auc(pair: Pair) -> Values:
     """Area under the ROC curve of finding the true DEGs by −log10 of the predicted adjusted p. Chance: 1/2."""
     return values(roc_auc(_by_p(pair), true_degs(pair)), _undefined(pair) | all_degs(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("copies", "controls", "effect"),
+    formula="share of the N true DEGs among the N predicted DEGs with the largest |δ̂|, or all if fewer",
+    source=_VCC + ", which orders by |log2 ratio of means|",
+    ranks=False,
+)
 def vcc2025_overlap(pair: Pair) -> Values:
     """The DE score of the Virtual Cell Challenge 2025: overlap at N of predicted *DEGs*, largest effects first.
 

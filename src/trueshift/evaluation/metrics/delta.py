@@ -7,19 +7,38 @@ scores 0 and is marked; a constant truth is undefined.
 import numpy as np
 import pandas as pd
 
-from trueshift.evaluation.metrics.pair import Pair, Values, values
+from trueshift.evaluation.metric import CORRELATION, metric
+from trueshift.evaluation.pair import Pair, Values, values
 
 
+@metric(
+    **CORRELATION,
+    needs=("controls",),
+    formula="Pearson r(δ, δ̂) over all genes",
+    source="Pearson 1895",
+)
 def pearson_delta(pair: Pair) -> Values:
     """Pearson's r of δ and δ̂ over the genes of a condition."""
     return correlation(pair.delta, pair.delta_hat, *constancy(pair))
 
 
+@metric(
+    **CORRELATION,
+    needs=("controls",),
+    formula="Pearson r(rank δ, rank δ̂) over all genes",
+    source="Spearman 1904",
+)
 def spearman_delta(pair: Pair) -> Values:
     """Spearman's ρ of δ and δ̂: Pearson's r of their ranks, ties at their mean rank."""
     return correlation(ranks(pair.delta), ranks(pair.delta_hat), *constancy(pair))
 
 
+@metric(
+    **CORRELATION,
+    needs=("controls",),
+    formula="Σδδ̂ / (|δ| |δ̂|) over all genes",
+    source="cosine similarity",
+)
 def cosine_delta(pair: Pair) -> Values:
     """Cosine of the angle between δ and δ̂. A prediction of no effect scores 0 and is marked as constant."""
     dot = (pair.delta * pair.delta_hat).sum(axis=1)

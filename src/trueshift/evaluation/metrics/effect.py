@@ -7,11 +7,18 @@ rounding can make of "no effect" is no effect, and a constant δ̂ ranks nothing
 
 import numpy as np
 
+from trueshift.evaluation.metric import CORRELATION, SHARE, metric
 from trueshift.evaluation.metrics.delta import correlation, is_constant, ranks
-from trueshift.evaluation.metrics.pair import Pair, Values, once, values
 from trueshift.evaluation.metrics.ranking import Ranking, average_precision, expected_hits, rank_genes, share
+from trueshift.evaluation.pair import Pair, Values, once, values
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "effect"),
+    formula="share of the N true DEGs among the N genes with the largest |δ̂|; ties as expected",
+    source="overlap at N, without predicted cells",
+)
 def effect_overlap(pair: Pair) -> Values:
     """Share of the true DEGs among the N genes with the largest |δ̂|."""
     degs = true_degs(pair)
@@ -19,16 +26,35 @@ def effect_overlap(pair: Pair) -> Values:
     return values(share(hits, degs.sum(axis=1)), undefined(pair) | all_degs(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "effect"),
+    formula="share of the top k genes among the k genes with the largest |δ̂|; ties as expected",
+    source="overlap at k, without predicted cells",
+    per_k=True,
+)
 def effect_overlap_topk(pair: Pair, k: int) -> Values:
     """Share of the truth's top k genes among the k with the largest |δ̂|; undefined if these are all genes."""
     return values(expected_hits(_by_size(pair), top_genes(pair, k), k) / k, undefined(pair) | all_chosen(pair, k))
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "effect"),
+    formula="average precision of finding the true DEGs by |δ̂|",
+    source="average_precision_score in scikit-learn",
+)
 def effect_pr_auc(pair: Pair) -> Values:
     """Average precision of finding the true DEGs by |δ̂|. Chance: N / G."""
     return values(average_precision(_by_size(pair), true_degs(pair)), undefined(pair) | all_degs(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "effect"),
+    formula="share of the true DEGs with sign δ̂ = sign δ; δ̂ = 0 does not agree",
+    source="sign agreement",
+)
 def effect_direction(pair: Pair) -> Values:
     """Share of the true DEGs whose δ̂ has the sign of δ. No effect has no sign."""
     degs = true_degs(pair)
@@ -36,6 +62,12 @@ def effect_direction(pair: Pair) -> Values:
     return values(share(agree.sum(axis=1), degs.sum(axis=1)), undefined(pair))
 
 
+@metric(
+    **CORRELATION,
+    needs=("controls", "effect"),
+    formula="Spearman ρ(δ, δ̂) over the true DEGs, three at least",
+    source="Spearman 1904; cell-eval",
+)
 def effect_spearman(pair: Pair) -> Values:
     """Spearman's ρ of δ and δ̂ over the true DEGs; a prediction that is constant over them scores 0 and is marked."""
     degs = true_degs(pair)

@@ -8,12 +8,24 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trueshift.evaluation.metric import CORRELATION, SHARE, metric
 from trueshift.evaluation.metrics.delta import correlation, is_constant
-from trueshift.evaluation.metrics.pair import ROUNDING, Pair, Values, values
+from trueshift.evaluation.pair import ROUNDING, Pair, Values, values
 
 BLOCK = 2048  # cells at a time: bounds memory
 
 
+@metric(
+    **SHARE,
+    needs=("samples",),
+    formula=(
+        "mean over true cells i of Pearson r(x_i − c̄, x̂ − c̄)² over the k genes with the largest |x_i − c̄|, "
+        "c̄ the mean of all controls; high for constants, for its noise is on both sides"
+    ),
+    source="MERGE (github.com/joshuaroll/MERGE)",
+    per_k=True,
+    ranks=False,
+)
 def legacy_r2_topk(pair: Pair, k: int) -> Values:
     """Mean over true cells i of Pearson's r² of δ_i = x_i − c̄ and x̂ − c̄, over the k genes with the largest |δ_i|.
 
@@ -25,6 +37,16 @@ def legacy_r2_topk(pair: Pair, k: int) -> Values:
     return _mean_over_samples(pair, k, np.square)
 
 
+@metric(
+    **CORRELATION,
+    needs=("samples",),
+    formula=(
+        "mean over true cells i of Pearson r(x_i − c̄, x̂ − c̄) over all genes, c̄ the mean of all controls; high "
+        "for constants, as legacy_r2_topk"
+    ),
+    source="pearson_de in MERGE (github.com/joshuaroll/MERGE)",
+    ranks=False,
+)
 def legacy_pearson(pair: Pair) -> Values:
     """Mean over true cells i of Pearson's r of δ_i = x_i − c̄ and x̂ − c̄ over all genes: the source's ``pearson_de``.
 

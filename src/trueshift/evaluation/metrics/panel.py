@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from trueshift.evaluation.metric import SHARE, metric
 from trueshift.evaluation.metrics.delta import within
-from trueshift.evaluation.metrics.pair import Pair, Values, once, values
 from trueshift.evaluation.metrics.ranking import share
+from trueshift.evaluation.pair import Pair, Values, once, values
 
 BLOCK = 512  # predictions at a time: bounds memory
 STRIP = 32  # truths at a time: they stay in the processor's cache
@@ -22,6 +23,11 @@ SAME = 1e-6
 Distance = Callable[[np.ndarray, sparse.csr_matrix], tuple[np.ndarray, np.ndarray | float]]
 """From predictions (b, G) to the n truths it was made for, without the genes at 1 in a second array (b, G), where the
 predictions are 0 already: distances (b, n), and the difference that makes two of them differ, of like shape."""
+
+_SYSTEMA = "Systema, Viñas Torné et al. 2025"
+_PANEL = ", own targets removed; place 0 … n − 1 of the own truth in the panel, ties at their mean"
+_PDS = "perturbation discrimination score; PerturBench, Wu et al. 2024; Virtual Cell Challenge 2025"
+_VCC = "Virtual Cell Challenge 2025, Roohani et al., Cell 2025; cell-eval"
 
 
 class Place(NamedTuple):
@@ -37,6 +43,12 @@ class Place(NamedTuple):
     """How many others there are."""
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "panel"),
+    formula="1 − place / (n − 1) by Σ|δ̂ − δ|" + _PANEL,
+    source=_PDS,
+)
 def pds_l1(pair: Pair) -> Values:
     """Perturbation discrimination score by Σ|δ̂ − δ|: 1 − place / (n − 1), ties at their mean place.
 
@@ -46,16 +58,34 @@ def pds_l1(pair: Pair) -> Values:
     return _score(_place_l1(pair))
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "panel"),
+    formula="1 − place / (n − 1) by √Σ(δ̂ − δ)²" + _PANEL,
+    source=_PDS,
+)
 def pds_l2(pair: Pair) -> Values:
     """Perturbation discrimination score by Euclidean distance, see :func:`pds_l1`."""
     return _score(_place_of_effects(pair, _euclidean))
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "panel"),
+    formula="1 − place / (n − 1) by 1 − cosine(δ̂, δ)" + _PANEL,
+    source=_PDS,
+)
 def pds_cosine(pair: Pair) -> Values:
     """Perturbation discrimination score by 1 − cosine, see :func:`pds_l1`; 1 where an effect is zero."""
     return _score(_place_of_effects(pair, _cosine))
 
 
+@metric(
+    **SHARE,
+    needs=("panel",),
+    formula="share of the other conditions of the panel with x farther from x̂ than the own, Euclidean; ties half",
+    source=_SYSTEMA,
+)
 def centroid_accuracy(pair: Pair) -> Values:
     """Share of the other conditions of the panel whose true x is farther from x̂ than the own one, Euclidean.
 
@@ -65,6 +95,13 @@ def centroid_accuracy(pair: Pair) -> Values:
     return _score(_place(pair.x, pair.x_hat, pair, nothing, _euclidean))
 
 
+@metric(
+    **SHARE,
+    needs=("controls", "panel"),
+    formula="1 − place / n by Σ|δ̂ − δ|, own targets removed; ties by the order of the table",
+    source=_VCC,
+    ranks=False,
+)
 def vcc2025_pds(pair: Pair) -> Values:
     """The form of the Virtual Cell Challenge 2025 (cell-eval): Σ|δ̂ − δ|, 1 − place / n, ties by the table's order.
 

@@ -6,16 +6,31 @@ prediction of it scores 0 and is marked as constant.
 
 import numpy as np
 
+from trueshift.evaluation.metric import CORRELATION, metric
 from trueshift.evaluation.metrics.delta import correlation, is_constant
-from trueshift.evaluation.metrics.pair import ROUNDING, Pair, Values, values
+from trueshift.evaluation.pair import ROUNDING, Pair, Values, values
+
+_SYSTEMA = "Systema, Viñas Torné et al. 2025"
 
 
+@metric(
+    **CORRELATION,
+    needs=("training",),
+    formula="Pearson r(x − μ, x̂ − μ) over all genes, μ the mean training perturbed centroid of the context",
+    source=_SYSTEMA,
+)
 def systema_pearson(pair: Pair) -> Values:
     """Pearson's r of x − μ_c and x̂ − μ_c, μ_c the mean training perturbed centroid of the condition's context."""
     assert pair.centre is not None
     return _beyond(pair.centre, pair.x, pair.x_hat, np.abs(pair.x), np.abs(pair.x_hat))
 
 
+@metric(
+    **CORRELATION,
+    needs=("controls", "training"),
+    formula="Pearson r(δ − δ̄, δ̂ − δ̄) over all genes, δ̄ the mean training effect",
+    source=_SYSTEMA + "; on effects, for contexts without training perturbations",
+)
 def systema_pearson_delta(pair: Pair) -> Values:
     """Pearson's r of δ − δ̄ and δ̂ − δ̄, δ̄ the mean training effect over all contexts.
 

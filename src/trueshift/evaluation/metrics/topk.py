@@ -5,10 +5,18 @@ The genes are the first k of the truth's own order (adjusted p, then |difference
 
 import numpy as np
 
+from trueshift.evaluation.metric import CORRELATION, R2, SHARE, metric
 from trueshift.evaluation.metrics.delta import constancy, correlation, is_constant, within
-from trueshift.evaluation.metrics.pair import Pair, Values, values
+from trueshift.evaluation.pair import Pair, Values, values
 
 
+@metric(
+    **R2,
+    needs=("controls", "effect"),
+    formula="1 − Σ(δ − δ̂)² / Σδ² over the top k genes",
+    source="coefficient of determination against 'no effect'; r2_score([δ, −δ], [δ̂, −δ̂]) in scikit-learn",
+    per_k=True,
+)
 def r2_topk(pair: Pair, k: int) -> Values:
     """The headline: 1 − Σ(δ − δ̂)² / Σδ². 0 for "no effect", 1 for perfect, unclipped; sees sign and scale.
 
@@ -19,6 +27,14 @@ def r2_topk(pair: Pair, k: int) -> Values:
     return values(r2(error, total), {"no true difference": within(top.delta, top.noise)})
 
 
+@metric(
+    **R2,
+    needs=("controls",),
+    formula="1 − Σ(δ − δ̂)² / Σ(δ − mean δ)² over the top k genes",
+    source="r2_score(δ, δ̂) in scikit-learn",
+    per_k=True,
+    ranks=False,
+)
 def r2_centered_topk(pair: Pair, k: int) -> Values:
     """1 − Σ(δ − δ̂)² / Σ(δ − mean δ)², as in ``sklearn.metrics.r2_score(δ, δ̂)``.
 
@@ -28,12 +44,28 @@ def r2_centered_topk(pair: Pair, k: int) -> Values:
     return r2_centered(top.delta, top.delta_hat, is_constant(top.delta, top.noise))
 
 
+@metric(
+    **CORRELATION,
+    needs=("controls",),
+    formula="Pearson r(δ, δ̂) over the top k genes",
+    source="Pearson 1895",
+    per_k=True,
+    ranks=False,
+)
 def pearson_topk(pair: Pair, k: int) -> Values:
     """Pearson's r of δ and δ̂, with its sign."""
     top = pair.top(k)
     return correlation(top.delta, top.delta_hat, *constancy(top))
 
 
+@metric(
+    **SHARE,
+    needs=("controls",),
+    formula="Pearson r(δ, δ̂)² over the top k genes",
+    source="Pearson 1895",
+    per_k=True,
+    ranks=False,
+)
 def pearson2_topk(pair: Pair, k: int) -> Values:
     """Square of Pearson's r of δ and δ̂: blind to sign and scale."""
     r = pearson_topk(pair, k)

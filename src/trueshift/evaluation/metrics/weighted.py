@@ -7,10 +7,19 @@ score is the rank-sum statistic against reference controls and δ as everywhere.
 
 import numpy as np
 
-from trueshift.evaluation.metrics.pair import Pair, Values, values
+from trueshift.evaluation.metric import ERROR, R2, metric
 from trueshift.evaluation.metrics.topk import r2
+from trueshift.evaluation.pair import Pair, Values, values
+
+_WEIGHTED = "Mejia et al., arXiv 2506.22641"
 
 
+@metric(
+    **R2,
+    needs=("controls",),
+    formula="1 − Σw(δ − δ̂)² / Σw(δ − Σwδ)², w ∝ (|z| − min |z|)², Σw = 1, z the rank-sum statistic of truth",
+    source=_WEIGHTED,
+)
 def weighted_r2(pair: Pair) -> Values:
     """1 − Σw(δ − δ̂)² / Σw(δ − Σwδ)², as ``sklearn.metrics.r2_score(δ, δ̂, sample_weight=w)``."""
     weight, undefined = _weights(pair)
@@ -20,6 +29,12 @@ def weighted_r2(pair: Pair) -> Values:
     return values(r2(error, spread), undefined)
 
 
+@metric(
+    **ERROR,
+    needs=("controls",),
+    formula="Σw(x − x̂)², w as in weighted_r2",
+    source=_WEIGHTED,
+)
 def wmse(pair: Pair) -> Values:
     """Σw(x − x̂)²."""
     weight, undefined = _weights(pair)

@@ -1,4 +1,4 @@
-"""What a split promises: its settings, what it asks of a model, how controls are halved, and the proof that it holds.
+"""What a split promises: how controls are halved, and the proof that what is held out stays out of training.
 
 The controls of contexts under test are halved: one half is input to models, the other is the reference of the truth,
 so that no control is on both sides of a score.
@@ -11,69 +11,10 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ROLES, ContractError, components
-from trueshift.data.options import did_you_mean, in_range, options
+from trueshift.data.folds import HALVES
+from trueshift.data.options import did_you_mean
 from trueshift.data.roles import Cells, among, roles_of, sorted_components
-
-DEFAULTS: dict[str, Any] = {
-    "type": None,
-    "k": None,
-    "folds": None,
-    "files": None,
-    "index": "idx",
-    "alpha": 0.3,
-    "validation": 0.1,
-    "seed": 0,
-    "cluster": None,
-    "asks": None,
-}
-# What a split type demands of a model; the promise that check_split verifies.
-ASKS = {
-    "kfold_cells": "seen",
-    "unseen_perturbation": "new_perturbation",
-    "unseen_scaffold": "new_perturbation",
-    "unseen_combination": "new_combination",
-    "unseen_dose": "new_dose",
-    "underrepresented_context": "partial_context",
-    "zero_shot_context": "new_context",
-    "pdgrapher": "seen",
-    "file": None,
-}
-FROM_FILES = ("pdgrapher", "file")
-CLUSTERS = ("perturbation", "context", "batch", "dose", "modality")
-# One stream of random numbers per purpose, so that changing one setting leaves the others' draws alone.
-FOLDS, KEPT, HALVES, VALIDATION = range(4)
-
-
-def asks(settings: Mapping[str, Any]) -> str:
-    """What the split demands: seen, partial_context, new_context, new_perturbation, new_combination or new_dose."""
-    chosen = chosen_settings(settings)
-    return ASKS[chosen["type"]] or chosen["asks"] or "seen"
-
-
-def held_out_unit(settings: Mapping[str, Any]) -> str:
-    """The obs column whose values are the units that the split holds out: the clusters of its intervals."""
-    chosen = chosen_settings(settings)
-    default = "context" if asks(settings) == "new_context" else "perturbation"
-    cluster = chosen["cluster"] or default
-    if cluster not in CLUSTERS:
-        raise ContractError(f"split: cluster: no column {cluster}{did_you_mean(cluster, CLUSTERS)}")
-    return cluster
-
-
-def chosen_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with their defaults; raises :class:`ContractError` on what does not go together."""
-    chosen = options(settings, DEFAULTS, "split")
-    if chosen["type"] not in ASKS:
-        raise ContractError(f"split: no type {chosen['type']}{did_you_mean(chosen['type'], ASKS)}")
-    promise = chosen["asks"]
-    if promise is not None and (chosen["type"] != "file" or promise not in ASKS.values()):
-        allowed = sorted(filter(None, ASKS.values()))
-        raise ContractError(f"split: asks: {promise} is for type file and one of {', '.join(allowed)}")
-    if (chosen["type"] == "pdgrapher") != bool(chosen["files"]):
-        raise ContractError("split: files: {context: path of its splits.pt} goes with type pdgrapher, and only with it")
-    # Half at most: then a condition of two or more cells always keeps one in training.
-    in_range(chosen["validation"], 0, 0.5, "split: validation (0 declares that there is none)")
-    return chosen
+from trueshift.data.split_settings import asks, chosen_settings, type_of
 
 
 def control_roles(roles: np.ndarray, cells: Cells, seed: int) -> np.ndarray:
@@ -101,21 +42,6 @@ def control_roles(roles: np.ndarray, cells: Cells, seed: int) -> np.ndarray:
     return result
 
 
-def scaffolds_of(cells: Cells) -> dict[str, tuple[str, str]]:
-    """What stands for the scaffold of every single perturbation: ``("", SMILES)``, or by itself ``(its name, "")``.
-
-    Drugs without rings have no scaffold in common and those without a structure none that is known: by themselves.
-    """
-    if cells.structures is None:
-        raise ContractError(
-            "split: unseen_scaffold needs the structures of drugs; name their column (columns: smiles: …) or a table "
-            "of them (structures: …) in the dataset's entry"
-        )
-    known = cells.structures["scaffold"].dropna().astype(str).to_dict()
-    single = {part for label in cells.labels for part in components(label)}
-    return {part: ("", known[part]) if known.get(part) else (part, "") for part in sorted(single)}
-
-
 # --- checking -----------------------------------------------------------------------------
 
 
@@ -136,13 +62,14 @@ def check_split(
         if not ((roles == role) & cells.perturbed).any() and not (role == "val" and chosen["validation"] == 0):
             remedy = "change what the fold holds out"
             if role == "val":
-                remedy = "give the file such cells" if chosen["type"] in FROM_FILES else "raise validation"
+                remedy = "give the file such cells" if hasattr(type_of(chosen), "listed") else "raise validation"
                 remedy += ", or declare validation: 0"
             raise ContractError(f"split: no perturbed cell has role {role}; {remedy}")
     _check_controls(roles, cells, chosen)
     _check_promise(roles, cells, asks(settings))
-    if chosen["type"] == "unseen_scaffold":
-        _check_scaffolds(roles, cells)
+    leaks = getattr(type_of(chosen), "leaks", None)
+    if leaks:
+        _refuse(leaks(roles, cells))
 
 
 def _check_controls(roles: np.ndarray, cells: Cells, chosen: dict[str, Any]) -> None:
@@ -238,15 +165,6 @@ def _check_promise(roles: np.ndarray, cells: Cells, promise: str) -> None:
                 f"split: perturbation {unknown[0]} is tested at a dose it never saw, but train has no other dose of it"
             )
     _refuse(leaked)
-
-
-def _check_scaffolds(roles: np.ndarray, cells: Cells) -> None:
-    """No label under test has only scaffolds that train or val show: of single drugs, no scaffold is on both sides."""
-    scaffolds = scaffolds_of(cells)
-    seen = among(roles, ("train", "val")) & cells.perturbed
-    shown = {scaffolds[part] for label in set(cells.label[seen]) for part in components(label)}
-    tested = [(label, {scaffolds[x] for x in components(label)}) for label in sorted(set(cells.label[roles == "test"]))]
-    _refuse([f"the scaffold of {label}" for label, groups in tested if groups <= shown])
 
 
 def _refuse(leaked: list[str]) -> None:

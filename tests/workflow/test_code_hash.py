@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import sources
-from sources import Sources
+import code_hash
+from code_hash import Code
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fresh(project: Path) -> str:
     """The hash as a new process finds it, and writes it down."""
-    known = Sources(project)
+    known = Code(project)
     value = known.hash("script.py")
     known.keep()
     return value
@@ -49,8 +49,8 @@ def test_a_module_that_appears_later_counts(project: Path) -> None:
 def test_what_is_known_is_not_parsed_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fresh(project)
     parsed = []
-    parse = sources.ast.parse
-    monkeypatch.setattr(sources.ast, "parse", lambda text: parsed.append(text) or parse(text))
+    parse = code_hash.ast.parse
+    monkeypatch.setattr(code_hash.ast, "parse", lambda text: parsed.append(text) or parse(text))
     assert fresh(project) == first and not parsed
     (project / "src/trueshift/two.py").write_text("value = 3\n")
     fresh(project)
@@ -60,7 +60,7 @@ def test_what_is_known_is_not_parsed_again(project: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("content", ["", "[]", '{"script.py": ["x"]}', '{"script.py": 1}'])
 def test_a_cache_of_another_form_is_made_anew(project: Path, content: str) -> None:
     first = fresh(project)
-    (project / sources.CACHE).write_text(content)
+    (project / code_hash.CACHE).write_text(content)
     assert fresh(project) == first
 
 

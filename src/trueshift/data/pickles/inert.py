@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.columns import number_text
+from trueshift.data.canonical.columns import number_text
 
 # Every name that a file may hold, by what it stands for. None is imported or called: each becomes an inert note, so
 # none can do harm whatever it is called with, nested in what, or given as state. The list is short all the same, so

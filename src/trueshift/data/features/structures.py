@@ -14,10 +14,10 @@ from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from trueshift.contract import ContractError, target_gene
-from trueshift.data.sources.columns import column, plain, text
-from trueshift.data.sources.download import Log
-from trueshift.data.sources.messages import SHOWN
-from trueshift.data.sources.table import read_frame
+from trueshift.data.canonical.columns import column, plain, text
+from trueshift.data.download import Log
+from trueshift.data.frames import read_frame
+from trueshift.data.options import SHOWN
 
 NONE = "-666"  # how LINCS writes that there is none
 BITS, RADIUS = 2048, 2

@@ -2,7 +2,7 @@
 
 Such a file is a zip archive (https://docs.pytorch.org/docs/stable/notes/serialization.html): ``data.pkl``, a pickle in
 which every tensor names a storage, and ``data/<key>``, the bytes of each storage. The pickle goes through the reader of
-:mod:`trueshift.data.sources.inert`: a name that is not among those below is refused, and those below are noted, never
+:mod:`trueshift.data.pickles.inert`: a name that is not among those below is refused, and those below are noted, never
 imported or called. Objects of torch_geometric become :class:`Record`, their attributes by name.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.inert import (
+from trueshift.data.pickles.inert import (
     ARRAYS,
     FormError,
     Part,

@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.messages import check_keys
+from trueshift.data.options import check_keys
 
 CHUNK = 1 << 20
 FAILURES = 4  # transfers in a row that brought nothing, before giving up

@@ -1,7 +1,7 @@
 """Reads a dict of vectors by name, ``{text: NumPy array or torch tensor}``, without running anything of the file.
 
 That is how embeddings of molecules are passed on (KPGT: ``{SMILES: 2,304 numbers}``): pickled, or written by
-``torch.save``. Both go through the reader of :mod:`trueshift.data.sources.inert`; torch is not imported.
+``torch.save``. Both go through the reader of :mod:`trueshift.data.pickles.inert`; torch is not imported.
 """
 
 import io
@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from trueshift.data.sources import torch_file
-from trueshift.data.sources.inert import ARRAYS, FormError, Reader, array_of, need, parts_of, refusals, role_of
+from trueshift.data.pickles import torch_file
+from trueshift.data.pickles.inert import ARRAYS, FormError, Reader, array_of, need, parts_of, refusals, role_of
 
 # A tensor that is pickled by itself carries its storage as bytes, in the form of torch.save before it wrote zip files.
 NAMES = {

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.inert import Frame, offset_of
-from trueshift.data.sources.once import Once
+from trueshift.data.pickles.inert import Frame, offset_of
+from trueshift.data.pickles.once import Once
 from trueshift.values import all_finite
 
 CHUNK = 1 << 20  # values read together

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError, components, metadata, target_gene
-from trueshift.data.sources.columns import plain
-from trueshift.data.sources.download import Log, ensure
-from trueshift.data.sources.messages import choices
-from trueshift.data.sources.table import read_frame
-from trueshift.data.sources.vectors import read_vectors
+from trueshift.data.canonical.columns import plain
+from trueshift.data.download import Log, ensure
+from trueshift.data.frames import read_frame
+from trueshift.data.options import choices
+from trueshift.data.pickles.vectors import read_vectors
 
 SIMULATED = "simulated"
 COMPUTED = ("morgan", "descriptors")
@@ -33,7 +33,7 @@ def load_features(
     """The features named in ``wanted``.
 
     ``simulated``; ``morgan`` or ``descriptors``, computed from ``structures``
-    (:func:`trueshift.data.sources.structures.morgan`, :func:`~trueshift.data.sources.structures.descriptors`); or a
+    (:func:`trueshift.data.features.structures.morgan`, :func:`~trueshift.data.features.structures.descriptors`); or a
     file: csv, tsv, parquet, npz, pickle (a mapping of names to vectors), as a path or with ``path``, ``url``,
     ``sha256``, … and ``key``. A table has names of single perturbations in its first column (npz: arrays ``names`` and
     ``values``), with ``key: smiles`` their SMILES, and numbers in the others. SMILES are joined by identity of the
@@ -114,13 +114,13 @@ def _needed(structures: pd.DataFrame | None, where: str, what: str) -> pd.DataFr
 
 # RDKit takes long to import and most datasets need none of it: only where it is asked for
 def _computed(name: str, structures: pd.DataFrame, log: Log) -> pd.DataFrame:
-    from trueshift.data.sources.structures import descriptors, morgan
+    from trueshift.data.features.structures import descriptors, morgan
 
     return morgan(structures) if name == "morgan" else descriptors(structures, log)
 
 
 def _joined(table: pd.DataFrame, structures: pd.DataFrame, where: str, log: Log) -> pd.DataFrame:
-    from trueshift.data.sources.structures import joined
+    from trueshift.data.features.structures import joined
 
     return joined(table, structures, where, log)
 

@@ -1,4 +1,19 @@
-"""From a source's own columns to the canonical form that all later stages read."""
+"""From a source's own columns to the canonical form that all later stages read.
+
+What it reads of a dataset's entry:
+
+* ``kind``: counts, lognorm, profile or signature
+* ``filter``: on source columns, before mapping; see :func:`trueshift.data.canonical.columns.kept`
+* ``columns``: where the canonical columns come from. ``perturbation`` (``from``, ``control``: label or labels,
+  ``separator``: what joins combinations, default ``+``, null for none, ``extract``), ``context``, ``batch`` (default
+  one batch ``all``), ``dose`` (default ``1``; ``unit``), ``modality`` (default ``unknown``): a column name,
+  ``{from, extract}`` (first group of a regular expression) or ``{value}``; ``control_id``, ``size_factor``,
+  ``smiles`` (of drugs), ``gene_symbol`` (a column of var), ``keep`` (a list of source columns to carry along)
+* ``structures``: a file, table of perturbation and smiles, instead of or beside the column
+* ``features``: name → ``simulated``, ``morgan`` or ``descriptors`` (computed from structures), or a file; see
+  :func:`trueshift.data.features.tables.load_features`
+* ``targets_measured``, ``preselected_genes``: booleans
+"""
 
 import re
 from collections.abc import Mapping
@@ -18,13 +33,14 @@ from trueshift.contract import (
     SCHEMA_VERSION,
     ContractError,
     check_canonical,
+    component_doses,
     components,
 )
-from trueshift.data.sources import checks
-from trueshift.data.sources.columns import column, kept, mapped, plain, text
-from trueshift.data.sources.download import Log, ensure
-from trueshift.data.sources.features import load_features
-from trueshift.data.sources.messages import check_keys, choices
+from trueshift.data.canonical import checks
+from trueshift.data.canonical.columns import column, kept, mapped, plain, text
+from trueshift.data.download import Log, ensure
+from trueshift.data.features.tables import load_features
+from trueshift.data.options import check_keys, choices
 
 COLUMN_KEYS = {
     "perturbation": ("from", "control", "separator", "extract"),
@@ -40,14 +56,6 @@ COLUMN_KEYS = {
 }
 DEFAULTS: dict[str, Any] = {"batch": {"value": "all"}, "dose": {"value": "1"}, "modality": {"value": "unknown"}}
 NO_DOSE = ("-666", "-666.0")  # how LINCS writes that there is none
-CANONICAL_COLUMNS: dict[str, Any] = {
-    "perturbation": {"from": "perturbation", "control": CONTROL},
-    **{name: name for name in ("context", "batch", "dose", "modality")},
-}
-SIMULATED_COLUMNS = {
-    "simulate": CANONICAL_COLUMNS,
-    "simulate_profiles": {**CANONICAL_COLUMNS, "control_id": "control_id", "smiles": "smiles"},
-}
 
 
 def canonicalise(
@@ -58,11 +66,11 @@ def canonicalise(
     data_folder: str | Path = ".",
     log: Log = print,
 ) -> ad.AnnData:
-    """Filters, maps and checks a source, shape (cells, genes); see the package docstring for ``settings``.
+    """Filters, maps and checks a source, shape (cells, genes); see above for ``settings``.
 
     Returns canonical AnnData: X float32 as in the source, CSR, dense of profiles and signatures; obs with the canonical
     columns; var with ``gene_id`` (the source's own names); uns with ``trueshift``, ``perturbation_features`` and, where
-    SMILES are given, ``structures`` (:func:`~trueshift.data.sources.structures.make_structures`). Raises
+    SMILES are given, ``structures`` (:func:`~trueshift.data.features.structures.make_structures`). Raises
     :class:`ContractError` on anything that would make later stages wrong, naming the column, label, gene or context and
     the remedy.
     """
@@ -127,7 +135,6 @@ def _matrix(matrix: Any, keep: np.ndarray, kind: str) -> Any:
 
 def _column_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     given = settings.get("columns") or {}
-    given = {**SIMULATED_COLUMNS.get(settings.get("source", {}).get("format", ""), {}), **given}
     check_keys(given, COLUMN_KEYS, f"{where}, columns")
     full = {}
     for key, spec in {**DEFAULTS, **given}.items():
@@ -257,7 +264,7 @@ def _parts(label: str, separator: str | None, where: str) -> list[str]:
 
 def _amounts(dose: str, count: int, unit: str | None, where: str, label: str) -> list[str]:
     """The doses of the components as number text, without their ``unit``; one number stands for all of them."""
-    amounts = [dose] if count == 1 else re.split(r"(?<![eE])\+", dose)
+    amounts = [dose] if count == 1 else component_doses(dose)
     if unit:
         amounts = [_without_unit(amount, unit) for amount in amounts]
     try:
@@ -305,7 +312,7 @@ def _structures(
     if "smiles" not in columns and not settings.get("structures"):
         return None
     # imported here because RDKit takes long to import and most datasets need none of it
-    from trueshift.data.sources.structures import column_smiles, make_structures, table_smiles
+    from trueshift.data.features.structures import column_smiles, make_structures, table_smiles
 
     given: dict[str, set[str]] = {}
     if "smiles" in columns:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError
-from trueshift.data.sources.messages import check_keys, choices
+from trueshift.data.options import check_keys, choices
 
 MISSING = {"", "nan", "NaN", "None", "<NA>"}
 FILTERS = ("min", "max", "in", "not_in", "equals", "present")

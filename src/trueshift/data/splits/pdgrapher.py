@@ -1,4 +1,6 @@
-"""The folds that PDGrapher publishes (``splits.pt``): lists of samples by their number within a cell line.
+"""Split type ``pdgrapher``: the folds that PDGrapher publishes (``splits.pt``).
+
+They are lists of samples, by their number within a cell line.
 
 ``splits/chemical/<line>/random/5fold/splits.pt`` is a dict of folds 1 to 5, each a dict with
 ``{train,val,test}_index_backward`` (and ``forward``, None where a line has no such samples); a dict of one fold's lists
@@ -16,22 +18,25 @@ import pandas as pd
 
 from trueshift.contract import ContractError
 from trueshift.data.options import did_you_mean
+from trueshift.data.pickles.torch_file import read
 from trueshift.data.roles import Cells
-from trueshift.data.sources.torch_file import read
 
-FOLDS = 5  # unless the split says k
-ROLES = ("train", "val", "test")
+ASKS = "seen"
+SETTINGS = {"k": 5, "files": None, "index": "idx"}
+FILES = "files"
+LISTED = ("train", "val", "test")
 
 
-def listed_roles(cells: Cells, obs: pd.DataFrame, files: Mapping[str, str | Path], index: str, fold: str) -> np.ndarray:
-    """The role of every cell as the ``files``, context → file, list it in ``fold``, shape (N,); "" for controls.
+def listed(cells: Cells, chosen: dict[str, Any], fold: str) -> np.ndarray:
+    """The role of every cell as the files (``files``: context → file) list it in ``fold``, shape (N,); "" for controls.
 
     A list's numbers are those of the column ``index`` within the context, wherever the rows stand.
 
     Raises :class:`ContractError` if the column lacks, is not of whole numbers or names two samples of a context alike;
     if a perturbed cell is in no list, or its context has no file; if a number is not in the data, or in two lists.
     """
-    number = _numbers(cells, obs, index)
+    files, index = chosen["files"], chosen["index"]
+    number = _numbers(cells, index)
     there = set(cells.context[cells.perturbed])
     for context in files:
         if context not in there:
@@ -88,8 +93,9 @@ def _place(
         roles[rows] = role
 
 
-def _numbers(cells: Cells, obs: pd.DataFrame, index: str) -> np.ndarray:
+def _numbers(cells: Cells, index: str) -> np.ndarray:
     """The column of sample numbers, -1 for controls."""
+    obs = cells.obs
     if index not in obs:
         raise ContractError(
             f"split: the data have no column {index}{did_you_mean(index, list(obs))}; carry it along with "
@@ -121,7 +127,7 @@ def read_lists(path: str | Path, fold: str) -> dict[str, np.ndarray]:
     if fold not in folds:
         few = f"; it is of one fold alone: say k: {len(folds)}" if single else ""
         raise ContractError(f"{path}: no fold {fold}{did_you_mean(fold, folds)}{few}")
-    return {role: _list(folds[fold], f"{role}_index_backward", fold, path) for role in ROLES}
+    return {role: _list(folds[fold], f"{role}_index_backward", fold, path) for role in LISTED}
 
 
 def _list(lists: Any, key: str, fold: str, path: str | Path) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""What the code says, read without running it: a hash of what a job runs, and what the modules of a folder declare.
+
+A change of what code does reruns the jobs that run it; a change of its comments does not.
+"""
+
+import ast
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CACHE = Path(".snakemake/trueshift_code.json")  # in the folder that Snakemake runs in and keeps its own notes in
+REGISTRY = "src/trueshift/evaluation/registry.py"  # imports whatever there is of metrics
+READERS, SPLITS, METRICS = (f"src/trueshift/{name}" for name in ("data/sources", "data/splits", "evaluation/metrics"))
+
+
+class Parsed(NamedTuple):
+    """A file of code: a hash of its text, where what it imports of the library may be, a hash of what it means, its
+    constants (names in capitals with a literal value) and the functions that it marks with ``@metric``."""
+
+    text: str
+    imports: list[str]
+    meaning: str
+    constants: dict[str, Any]
+    metrics: list[str]
+
+
+class Code:
+    """The code below ``root``. What a file means is kept between runs: parsing all takes a third of a second."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[str, Parsed] = {}
+        self._hashes: dict[tuple[str, ...], str] = {}
+        self._kept: dict[str, Parsed] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # none yet, or of another version
+            self._kept = {file: Parsed(*entry) for file, entry in json.loads(CACHE.read_text()).items()}
+
+    def hash(self, *files: str) -> str:
+        """A hash of some files and of all that they import of the library, directly or through others."""
+        if files not in self._hashes:
+            digest = hashlib.sha256()
+            for file in sorted(self.closure(*files)):
+                digest.update(f"{file}\0{self._read(file).meaning}\0".encode())
+            self._hashes[files] = digest.hexdigest()[:12]
+        return self._hashes[files]
+
+    def closure(self, *files: str) -> set[str]:
+        """Some files and all that they import of the library, directly or through others."""
+        seen: set[str] = set()
+        waiting = [*files]
+        while waiting:
+            current = waiting.pop()
+            if current not in seen:
+                seen.add(current)
+                waiting += [found for found in self._read(current).imports if self._exists(found)]
+        return seen
+
+    def modules(self, folder: str) -> dict[str, str]:
+        """The modules of a folder: name → file."""
+        files = sorted((self.root / folder).glob("*.py"))
+        return {file.stem: f"{folder}/{file.name}" for file in files if file.stem != "__init__"}
+
+    def constants(self, file: str) -> dict[str, Any]:
+        """The constants of a file: names in capitals that are given a literal; tuples are lists."""
+        return self._read(file).constants
+
+    def metrics(self) -> dict[str, str]:
+        """The metrics that there are: name → the file that defines it."""
+        return {name: file for file in self.modules(METRICS).values() for name in self._read(file).metrics}
+
+    def keep(self) -> None:
+        """Writes down what was parsed, where that is new and can be written."""
+        if all(self._kept.get(file) == source for file, source in self._known.items()):
+            return
+        temporary = CACHE.with_name(f".{CACHE.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs a third of a second, no more
+            CACHE.parent.mkdir(exist_ok=True)
+            temporary.write_text(json.dumps({**self._kept, **self._known}))
+            temporary.replace(CACHE)
+
+    def _exists(self, file: str) -> bool:
+        return file in self._known or (self.root / file).exists()
+
+    def _read(self, file: str) -> Parsed:
+        if file not in self._known:
+            content = (self.root / file).read_bytes()
+            text = hashlib.sha256(content).hexdigest()
+            kept = self._kept.get(file)
+            self._known[file] = kept if kept and kept.text == text else _parsed(content, text)
+        return self._known[file]
+
+
+def _parsed(content: bytes, text: str) -> Parsed:
+    tree = ast.parse(content)
+    constants, metrics = _constants(tree), _metrics(tree)
+    imports = []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trueshift":
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "trueshift"]
+        for name in names:
+            base = "src/" + name.replace(".", "/")
+            imports += [f"{base}.py", f"{base}/__init__.py"]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    meaning = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return Parsed(text, list(dict.fromkeys(imports)), meaning, constants, metrics)
+
+
+def _constants(tree: ast.Module) -> dict[str, Any]:
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name) and target.id.isupper():
+            with contextlib.suppress(ValueError, TypeError):  # not a literal, or not one of JSON
+                found[target.id] = json.loads(json.dumps(ast.literal_eval(node.value)))
+    return found
+
+
+def _metrics(tree: ast.Module) -> list[str]:
+    def marked(node: ast.FunctionDef) -> bool:
+        calls = [mark.func for mark in node.decorator_list if isinstance(mark, ast.Call)]
+        return any(isinstance(call, ast.Name) and call.id == "metric" for call in calls)
+
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and marked(node)]
