@@ -1,3 +1,3 @@
 """Trueshift: fair tests for models of transcriptional response to perturbations."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
