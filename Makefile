@@ -1,5 +1,5 @@
 # Needs Linux, Python ≥ 3.11 with venv, git and make. Everything else is installed below this folder.
-.PHONY: help install install-slurm demo environments test lint docs check-data test-faults test-cluster benchmark lock clean-results
+.PHONY: help install install-slurm demo environments test check lint docs check-data test-faults test-cluster benchmark lock clean-results
 .DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -50,13 +50,23 @@ environments: .venv/installed  ## the environments of all rules, ready to use
 	$(DRIVER)/snakemake --cores $(CORES) --configfile config/everything.yaml --conda-create-envs-only
 
 test: lint environments .envs/comparators/installed  ## lint, then all tests
-	$(TEST)/pytest tests/library tests/scripts
-	$(call run_in,baselines) tests/conformance --env baselines
-	$(call run_in,torch) tests/models/torch tests/conformance --env torch
-	$(call run_in,chem) tests/models/chem tests/conformance --env chem
-	$(call run_in,scvi) tests/models/scvi tests/conformance --env scvi
-	.envs/comparators/bin/python -m pytest tests/comparators
+	$(MAKE) --jobs=$(CORES) --output-sync=target --keep-going $(SUITES)
 	$(TEST)/pytest tests/workflow
+
+# Each computes on one core, so as many run side by side as there are cores; those of tests/workflow use all cores.
+SUITES := test-library test-scripts test-torch test-scvi test-chem test-baselines test-comparators
+.PHONY: $(SUITES)
+$(SUITES): export OMP_NUM_THREADS = 1
+test-library: ; $(TEST)/pytest tests/library
+test-scripts: ; $(TEST)/pytest tests/scripts
+test-baselines: ; $(call run_in,baselines) tests/conformance --env baselines
+test-torch: ; $(call run_in,torch) tests/models/torch tests/conformance --env torch
+test-chem: ; $(call run_in,chem) tests/models/chem tests/conformance --env chem
+test-scvi: ; $(call run_in,scvi) tests/models/scvi tests/conformance --env scvi
+test-comparators: ; .envs/comparators/bin/python -m pytest tests/comparators
+
+check: lint  ## lint and the fast tests of the library: for work on the code
+	$(TEST)/pytest tests/library -m "not slow"
 
 docs: .envs/test/installed  ## writes the tables of config/README.md and docs/metrics.md anew
 	PYTHONPATH=src $(TEST)/python workflow/document_config.py

@@ -11,9 +11,11 @@ configfile: "config/models.yaml"
 
 include: "rules/common.smk"
 include: "rules/data.smk"
+include: "rules/folds.smk"
 include: "rules/models.smk"
 include: "rules/evaluation.smk"
-include: "rules/report.smk"
+include: "rules/tables.smk"
+include: "rules/leaderboard.smk"
 include: "rules/figures.smk"
 include: "rules/legacy.smk"
 

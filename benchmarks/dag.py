@@ -40,6 +40,7 @@ ROAD = {  # rule: what it reads, what it writes
     ),
     "pair": ([f"{FOLD}/train"], [f"{FOLD}/pairs"]),
     "reference": ([f"{FOLD}/truth", f"{FOLD}/train"], [f"{FOLD}/stats"]),
+    "ceiling": ([f"{FOLD}/stats"], [f"{FOLD}/ceiling"]),
     "train": ([f"{FOLD}/train", f"{FOLD}/pairs"], [f"{CHAIN}/model", f"{CHAIN}/train_cost"]),
     "predict": ([f"{CHAIN}/model", f"{FOLD}/query"], [f"{CHAIN}/prediction", f"{CHAIN}/predict_cost"]),
     "score": ([f"{CHAIN}/prediction", f"{FOLD}/truth", f"{FOLD}/stats"], [f"{CHAIN}/scores"]),
@@ -91,7 +92,8 @@ def bare(folder: Path, datasets: int, splits: int, seeds: int, dressed: bool = F
     ]
     (folder / "chains.txt").write_text("\n".join(chains))
     wanted = 'CHAINS = open("chains.txt").read().split()\n\nrule all:\n    input: [f"{c}/scores" for c in CHAINS], '
-    wanted += '[f"{c}/train_cost" for c in CHAINS], [f"{c}/predict_cost" for c in CHAINS]\n'
+    wanted += '[f"{c}/train_cost" for c in CHAINS], [f"{c}/predict_cost" for c in CHAINS],'
+    wanted += ' sorted({c.rsplit("/", 2)[0] + "/ceiling" for c in CHAINS})\n'
     rules = "".join(rule(name, reads, writes, dressed) for name, (reads, writes) in ROAD.items())
     (folder / "Snakefile").write_text(wanted + rules)
 

@@ -9,14 +9,20 @@ sys.path.insert(0, str(ROOT / "workflow"))
 import disk  # noqa: E402
 from checks import check_config, check_writable  # noqa: E402
 from code_hash import Code  # noqa: E402
-from plan import Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
+from named_runs import replaced  # noqa: E402
+from plan import RESERVED, Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
 gc.disable()  # while jobs are planned nothing becomes garbage, and looking for it takes an eighth of the time
 CODE = Code(ROOT)
 check_config(config, CODE)
 check_writable(Path("results"), workflow)
 # Snakemake knows nodes where --jobs is given, as in profiles/slurm
-PLAN = Plan(config, CODE, submits=bool(workflow.resource_settings.nodes))
+PLAN = Plan(
+    config,
+    CODE,
+    submits=bool(workflow.resource_settings.nodes),
+    dry=workflow.output_settings.dryrun,
+)
 atexit.register(CODE.keep)
 
 offer_conda(ROOT)
@@ -29,10 +35,12 @@ if not workflow.remote_exec:
 onstart:
     gc.enable()
     print(disk.words(PLAN), file=sys.stderr)
+    if any(job.rule.name == "topk_r2" for job in workflow.dag.needrun_jobs()) and (lost := replaced(PLAN)):
+        print(lost, file=sys.stderr)
 
 
 wildcard_constraints:
-    dataset=r"(?!(?:tables|figures|logs|benchmarks|runs)/)[A-Za-z0-9._-]+",
+    dataset=rf"(?!(?:{'|'.join(RESERVED)})/)[A-Za-z0-9._-]+",
     split=r"[A-Za-z0-9._-]+",
     fold=r"[A-Za-z0-9._-]+",
     model=r"[A-Za-z0-9._-]+",

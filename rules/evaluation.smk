@@ -11,6 +11,8 @@ rule reference:
         duplicates="results/{dataset}/{split}/{fold}/duplicates.npz",
     log:
         "results/logs/{dataset}/{split}/{fold}/reference.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/reference.tsv"
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -33,6 +35,8 @@ rule ceiling:
         "results/{dataset}/{split}/{fold}/ceiling.parquet",
     log:
         "results/logs/{dataset}/{split}/{fold}/ceiling.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/ceiling.tsv"
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -53,6 +57,8 @@ rule adopt:
         "results/{dataset}/{split}/{fold}/{model}/external/seed0/prediction.h5ad",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/external/seed0/adopt.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/{model}/external/seed0/adopt.tsv"
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -75,6 +81,8 @@ rule score:
         "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scores.parquet",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/score.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/score.tsv"
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -96,6 +104,8 @@ rule calibrate:
         "results/{dataset}/{split}/calibration.parquet",
     log:
         "results/logs/{dataset}/{split}/calibrate.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/calibrate.tsv"
     conda:
         "../envs/evaluation.yaml"
     resources:

@@ -8,6 +8,8 @@ rule plot_topk_r2:
         PLAN.figure("topk_r2.png"),
     log:
         PLAN.log("plot_topk_r2"),
+    benchmark:
+        PLAN.benchmark("plot_topk_r2")
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -27,15 +29,18 @@ rule plot_conditions:
         PLAN.figure("conditions.png"),
     log:
         PLAN.log("plot_conditions"),
+    benchmark:
+        PLAN.benchmark("plot_conditions")
     conda:
         "../envs/evaluation.yaml"
     resources:
         **PLAN.resources("plot_conditions"),
     params:
         code=PLAN.code("workflow/scripts/plot_conditions.py"),
+        scores=PLAN.listed(PLAN.all_scores()),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_conditions.py --scores {input:q} --baselines {params.baselines:q}"
+        "python -P workflow/scripts/plot_conditions.py --scores @{params.scores} --baselines {params.baselines:q}"
         " --out {output:q} > {log:q} 2>&1"
 
 
@@ -47,6 +52,8 @@ rule plot_cost:
         PLAN.figure("cost.png"),
     log:
         PLAN.log("plot_cost"),
+    benchmark:
+        PLAN.benchmark("plot_cost")
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -66,6 +73,8 @@ rule plot_leaderboard:
         PLAN.figure("leaderboard.png"),
     log:
         PLAN.log("plot_leaderboard"),
+    benchmark:
+        PLAN.benchmark("plot_leaderboard")
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -85,6 +94,8 @@ rule plot_agreement:
         PLAN.figure("agreement.png"),
     log:
         PLAN.log("plot_agreement"),
+    benchmark:
+        PLAN.benchmark("plot_agreement")
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -103,6 +114,8 @@ rule scatter:
         "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scatter.png",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scatter.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/scatter.tsv"
     conda:
         "../envs/evaluation.yaml"
     resources:

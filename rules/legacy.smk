@@ -9,14 +9,17 @@ rule topk_r2_results:
         honest=PLAN.table("topk_r2_honest.csv"),
     log:
         PLAN.log("topk_r2_results"),
+    benchmark:
+        PLAN.benchmark("topk_r2_results")
     conda:
         "../envs/evaluation.yaml"
     resources:
         **PLAN.resources("topk_r2_results"),
     params:
         code=PLAN.code("workflow/scripts/topk_r2_results.py"),
+        scores=PLAN.listed(PLAN.all_scores()),
     shell:
-        "python -P workflow/scripts/topk_r2_results.py --scores {input:q} --out {output.table:q}"
+        "python -P workflow/scripts/topk_r2_results.py --scores @{params.scores} --out {output.table:q}"
         " --honest {output.honest:q} > {log:q} 2>&1"
 
 
@@ -28,6 +31,8 @@ rule plot_two_orders:
         PLAN.figure("two_orders.png"),
     log:
         PLAN.log("plot_two_orders"),
+    benchmark:
+        PLAN.benchmark("plot_two_orders")
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -48,6 +53,8 @@ rule export:
         "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/prediction.npz",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/export.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/export.tsv"
     conda:
         "../envs/evaluation.yaml"
     resources:

@@ -12,6 +12,8 @@ rule train:
         cost="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/train_cost.json",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/train.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/train.tsv"
     conda:
         PLAN.environment
     threads: PLAN.threads
@@ -38,6 +40,8 @@ rule predict:
         cost="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict_cost.json",
     log:
         "results/logs/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict.log",
+    benchmark:
+        "results/benchmarks/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/predict.tsv"
     wildcard_constraints:
         variant=r"(?!external/)[A-Za-z0-9._-]+",
     conda:

@@ -14,10 +14,12 @@ from typing import Any
 import jsonschema
 from snakemake.exceptions import WorkflowError
 
-from code_hash import Code
+from code_hash import READERS, SPLITS, Code
+from plan import RESERVED
 from schema import config_schema
 
 FILES = {"datasets": "config/datasets.yaml", "models": "config/models.yaml"}
+COMMON = ("type", "validation", "seed", "cluster")  # settings of every type of split
 NO_RUN = {"--lint", "--list", "-l", "--list-rules", "--list-target-rules", "--lt"}  # Snakemake gives these a core
 
 
@@ -25,8 +27,31 @@ def check_config(config: Mapping[str, Any], code: Code) -> None:
     """Raises a WorkflowError that lists every fault of the merged configuration."""
     validator = jsonschema.Draft202012Validator(config_schema(code))
     faults = [line for error in validator.iter_errors(dict(config)) for line in _in_words(error)]
+    faults = faults or list(_of_modules(config, code))
     if faults:
         raise WorkflowError("the configuration has faults:\n" + "\n".join(f"  {line}" for line in sorted(set(faults))))
+
+
+def _of_modules(config: Mapping[str, Any], code: Code) -> Iterable[str]:
+    """What readers and types of splits say of a dataset's entry."""
+    readers, types = code.modules(READERS), code.modules(SPLITS)
+    for name, entry in config["datasets"].items():
+        place = f"{FILES['datasets']}: datasets.{name}"
+        if name in RESERVED:
+            yield f"{place}: results/{name} is a folder of all datasets; choose another name"
+        if "columns" not in entry and "COLUMNS" not in code.constants(readers[entry["source"]["format"]]):
+            yield f"{place}: 'columns' is a required property"
+        for split, definition in entry["splits"].items():
+            known = [*COMMON, *code.constants(types[definition["type"]])["SETTINGS"]]
+            for key in set(definition) - set(known):
+                near = difflib.get_close_matches(str(key), known, 1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                has = f"(it has: {', '.join(known)})"
+                yield f"{place}.splits.{split}: type {definition['type']} has no key '{key}'{hint} {has}"
+            if "k" not in known and not definition.get("folds"):
+                yield f"{place}.splits.{split}: type {definition['type']} needs folds: names, and what each holds out"
+            if "k" in definition and "folds" in definition:
+                yield f"{place}.splits.{split}: both k and folds are given; give one"
 
 
 def check_writable(folder: Path, workflow: Any) -> None:

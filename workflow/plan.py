@@ -4,6 +4,7 @@ The driver's reading of config. Snakemake hands it the merged mapping; nothing h
 """
 
 import difflib
+import hashlib
 import inspect
 import json
 import os
@@ -26,6 +27,7 @@ QUESTIONS = {
     "new_combination": "combinations it never saw",
     "new_dose": "doses it never saw of perturbations it did",
 }
+RESERVED = ("tables", "figures", "logs", "benchmarks", "lists", "runs")  # folders of results that are no dataset's
 FLOORS = ("no_change", "mean_shift")  # every table needs them
 FIELD_METRICS = ("legacy_r2_topk", "legacy_pearson", "r2_topk", "pearson_delta")  # of topk_r2_results.csv
 FIELD_K = ("20", "40", "80")
@@ -104,11 +106,12 @@ def unknown(what: str, name: str, known: list[str], where: str) -> WorkflowError
 class Plan:
     """The configuration, read: ``chains`` to run, ``exclusions`` with reasons, and answers for the rules.
 
-    ``submits`` says whether jobs go to a cluster: then they book time and partitions too.
+    ``submits`` says whether jobs go to a cluster: then they book time and partitions too. ``dry`` says that nothing is
+    run, and so nothing written.
     """
 
-    def __init__(self, config: dict[str, Any], code: Code, submits: bool = False) -> None:
-        self.config, self.source, self.submits = config, code, submits
+    def __init__(self, config: dict[str, Any], code: Code, submits: bool = False, dry: bool = False) -> None:
+        self.config, self.source, self.submits, self.dry = config, code, submits, dry
         self.run = config["run"]
         self.chains: list[Chain] = []
         self.exclusions: list[dict[str, str]] = []
@@ -164,7 +167,29 @@ class Plan:
     def all_costs(self) -> list[str]:
         """The cost files of every chain that is computed here: training, then prediction."""
         ours = [chain for chain in self.chains if chain.variant != EXTERNAL]
-        return [f"results/{chain.path}/{stage}_cost.json" for chain in ours for stage in ("train", "predict")]
+        return [f"results/{chain.path}/{stage}_cost.json" for chain in ours for stage in MODEL_RULES]
+
+    def all_benchmarks(self) -> list[str]:
+        """What every job took that comes before the scores."""
+        files = [f"{path}/{rule}" for path in self._datasets for rule in ("import_data", "qc", "normalize")]
+        rules = ("split", "select_genes", "partition", "reference")
+        files += [f"{path}/{rule}" for path in self.fold_paths for rule in rules]
+        for chain in self.chains:
+            fold = "/".join(chain[:3])
+            if chain.variant == EXTERNAL:
+                files.append(f"{chain.path}/adopt")
+                continue
+            files += [f"{chain.path}/{rule}" for rule in MODEL_RULES]
+            if "pairs" in self.model(chain.model).get("needs", []):
+                files.append(f"{fold}/pair_S{self._params(chain.model, chain.variant)['set_size']}")
+        return [f"results/benchmarks/{file}.tsv" for file in dict.fromkeys(files)]
+
+    def score_benchmarks(self) -> list[str]:
+        """What every job took that computes or reads metrics, and the tables; cost.csv is not made again for them."""
+        files = [f"{path}/ceiling" for path in self.fold_paths] + [f"{chain.path}/score" for chain in self.chains]
+        files += [f"{path}/calibrate" for path in self._split_paths]
+        tables = ["topk_r2", "leaderboard", "calibration", "conditions", "leaks", "features", "exclusions"]
+        return [f"results/benchmarks/{file}.tsv" for file in files] + [self.benchmark(table) for table in tables]
 
     def all_of_folds(self, name: str) -> list[str]:
         """One artefact of every fold."""
@@ -172,11 +197,40 @@ class Plan:
 
     def all_of_datasets(self, name: str) -> list[str]:
         """One artefact of every dataset."""
-        return [f"results/{dataset}/{name}" for dataset in dict.fromkeys(chain.dataset for chain in self.chains)]
+        return [f"results/{dataset}/{name}" for dataset in self._datasets]
 
     def all_of_splits(self, name: str) -> list[str]:
         """One artefact of every split of every dataset."""
-        return [f"results/{path}/{name}" for path in dict.fromkeys("/".join(chain[:2]) for chain in self.chains)]
+        return [f"results/{path}/{name}" for path in self._split_paths]
+
+    @property
+    def _datasets(self) -> list[str]:
+        return list(dict.fromkeys(chain.dataset for chain in self.chains))
+
+    @property
+    def _split_paths(self) -> list[str]:
+        return list(dict.fromkeys("/".join(chain[:2]) for chain in self.chains))
+
+    def listed(self, paths: list[str]) -> Callable[[Wildcards], str]:
+        """A function for jobs: the file that lists ``paths``, a line each. A command line has no room for thousands."""
+        return self.written("\n".join(paths) + "\n", ".txt")
+
+    def written(self, text: str, ending: str) -> Callable[[Wildcards], str]:
+        """A function for jobs: the file that holds ``text``, written when a job is about to run.
+
+        It is named after what it holds, so a job of an earlier configuration finds its own.
+        """
+        file = Path("results/lists", hashlib.sha256(text.encode()).hexdigest()[:16] + ending)
+
+        def path(wildcards: Wildcards) -> str:
+            if not self.dry and not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                temporary = file.with_name(f".{file.name}.{os.getpid()}")
+                temporary.write_text(text)
+                temporary.replace(file)
+            return str(file)
+
+        return with_signature(path)
 
     def field_table(self) -> list[str]:
         """The field's table and its figure, if the configuration asks for all that they are made of."""
@@ -191,9 +245,9 @@ class Plan:
         ours = {chain.model for chain in self.chains if chain.variant != EXTERNAL}
         return sorted(model for model in ours if self.model(model)["env"] == "baselines")
 
-    def exclusion_rows(self) -> str:
-        """What was left out and why, as JSON."""
-        return json.dumps(self.exclusions)
+    def exclusion_rows(self) -> Callable[[Wildcards], str]:
+        """A function for jobs: the file that says what was left out and why, as JSON."""
+        return self.written(json.dumps(self.exclusions), ".json")
 
     # --- definitions, by name ---------------------------------------------------------------------
 
@@ -315,13 +369,17 @@ class Plan:
 
     def check(self, wildcards: Wildcards) -> None:
         """Refuses a target that names what is not defined, or what does not fit, before anything runs."""
-        if wildcards.fold not in self.folds(wildcards.dataset, wildcards.split):
-            known = self.folds(wildcards.dataset, wildcards.split)
-            raise unknown("fold", wildcards.fold, known, f"split {wildcards.split} of {wildcards.dataset}")
+        self.check_fold(wildcards)
         self._params(wildcards.model, wildcards.variant)
         reason = self.unfit(wildcards.dataset, wildcards.split, wildcards.model, wildcards.variant)
         if reason:
             raise WorkflowError(f"left out of {wildcards.dataset}/{wildcards.split}: {reason}")
+
+    def check_fold(self, wildcards: Wildcards) -> None:
+        """Refuses a fold that its split does not have."""
+        known = self.folds(wildcards.dataset, wildcards.split)
+        if wildcards.fold not in known:
+            raise unknown("fold", wildcards.fold, known, f"split {wildcards.split} of {wildcards.dataset}")
 
     # --- what a job is told -----------------------------------------------------------------------
 
@@ -357,7 +415,8 @@ class Plan:
 
     @per_job
     def split_files(self, wildcards: Wildcards) -> list[str]:
-        """The local files a split reads, as far as they are there: a change of theirs reruns it."""
+        """The local files a split reads, as far as they are there: a change of theirs reruns it. Checks the fold."""
+        self.check_fold(wildcards)
         entry = self._placed(self.split(wildcards.dataset, wildcards.split))
         key = self.split_type(entry["type"]).get("FILES", "")
         files = entry.get(key, {})

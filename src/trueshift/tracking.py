@@ -15,8 +15,8 @@ from trueshift.contract import ContractError, write_json
 class Run:
     """One training run. ``log`` prints a plain line and forwards it to wandb; ``resume`` is the folder for checkpoints.
 
-    Modes of wandb: offline (never prompts, needs no key and no network), online, disabled. A model that logs nothing,
-    having no curve, still leaves a run: with the seconds it took.
+    Modes of wandb: offline (never prompts, needs no key and no network), online, disabled. A model that logs nothing
+    has no curve and leaves no run there.
     """
 
     def __init__(
@@ -38,8 +38,6 @@ class Run:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._last is None and kind is None:
-            self.log(0, seconds=time.monotonic() - self._start)
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
             self._wandb = None

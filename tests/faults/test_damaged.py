@@ -19,6 +19,7 @@ READ = [
     (f"{FOLD}/pairs_S8.npz", f"{SLOW}/model", "torch"),
     (f"{FOLD}/truth_stats.parquet", f"{FLOOR}/scores.parquet", "evaluation"),
     (f"{FOLD}/halves.npz", f"{FLOOR}/scores.parquet", "evaluation"),
+    (f"{FOLD}/duplicates.npz", f"{FOLD}/ceiling.parquet", "evaluation"),
     (f"{FOLD}/ceiling.parquet", "results/mini/new_context/calibration.parquet", "evaluation"),
     (f"{SLOW}/model", f"{SLOW}/prediction.h5ad", "torch"),
     (f"{FLOOR}/prediction.h5ad", f"{FLOOR}/scores.parquet", "evaluation"),

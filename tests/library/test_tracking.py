@@ -87,16 +87,18 @@ assert "wandb" not in sys.modules
     assert not (tmp_path / "wandb").exists()
 
 
-def test_a_training_that_logs_nothing_still_leaves_a_run(tmp_path):
+def test_a_training_without_a_curve_is_not_tracked(tmp_path):
     code = """
+import sys
 from trueshift.tracking import Run
 with Run(wandb="offline"):
     pass
+assert "wandb" not in sys.modules
 """
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "step 0  seconds" in done.stdout
-    assert list(tmp_path.glob("wandb/wandb/offline-run-*/*.wandb"))
+    assert not done.stdout
+    assert not list(tmp_path.rglob("*.wandb"))
 
 
 def test_online_without_a_key_is_an_error_and_no_question(tmp_path):

@@ -1,4 +1,4 @@
-"""A tenth of LINCS goes from pickles to pairs in bounded memory, and keeps its values; time is only printed."""
+"""A part of LINCS goes from pickles to pairs in bounded memory, and keeps its values; time is only printed."""
 
 import io
 import shutil
@@ -15,12 +15,12 @@ from trueshift import values
 from trueshift.contract import open_h5ad, read_pairs
 from trueshift.data.pickles.inert import read_frame
 
-SCALE, GENES = 0.1, 10_716
+SCALE, GENES = 0.04, 10_716
 PROGRAM = ROOT / "benchmarks/lincs_scale.py"
 
 
 @pytest.mark.parametrize("layout", ["columns", "rows"])
-def test_a_tenth_of_lincs(tmp_path: Path, layout: str) -> None:
+def test_a_part_of_lincs(tmp_path: Path, layout: str) -> None:
     if shutil.disk_usage(tmp_path).free < 5e9:
         pytest.skip("NEEDS 5 GB of disk")
     made = [sys.executable, PROGRAM, "--make", "--scale", str(SCALE), "--layout", layout, "--folder", tmp_path]
@@ -32,7 +32,7 @@ def test_a_tenth_of_lincs(tmp_path: Path, layout: str) -> None:
     done = subprocess.run(command, cwd=PROGRAM.parent, check=True, stdout=subprocess.PIPE, text=True)
     table = pd.read_csv(io.StringIO(done.stdout[done.stdout.index(",stage") :])).set_index("stage")
     print(table)
-    size = 4 * GENES * 18_225 / 2**30
+    size = 4 * GENES * SCALE * 182_246 / 2**30
     assert table.loc["import_data", "GiB"] < (size if layout == "columns" else 0) + 0.5
     assert (table.drop(index="import_data")["GiB"] < 0.6).all()  # interpreter, libraries and blocks
     assert table["GB written"].sum() < 1.1 * (1.05 * size * 1.074) + 0.1  # values are written once

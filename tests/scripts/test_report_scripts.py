@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,9 @@ def write_run(folder, model, values):
     for stage, seconds in (("train", 4.0), ("predict", 1.0)):
         cost = {"stage": stage, "seconds": seconds, "peak_rss_mb": 99.0, "gpu_peak_mb": 0.0, "device": "cpu"}
         (folder / f"{stage}_cost.json").write_text(json.dumps(cost))
+        job = folder.parents[5] / "benchmarks" / Path(*folder.parts[-6:], f"{stage}.tsv")
+        job.parent.mkdir(parents=True, exist_ok=True)
+        job.write_text(f"s\tmax_rss\tcpu_time\n{seconds + 2}\t90\t1\n")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,9 @@ def tabulated(results):
     ceilings = results.rglob("ceiling.parquet")
     table = ["--out", out / "topk_r2.csv", "--wide", out / "topk_r2_wide.csv", "--undefined", out / "undefined.csv"]
     command("topk_r2", "--scores", *scores, "--ceilings", *ceilings, *table)
-    command("cost", "--costs", *costs, "--out", out / "cost.csv")
+    benchmarks = results.parent / "benchmarks.txt"
+    benchmarks.write_text("\n".join(map(str, results.rglob("*.tsv"))))
+    command("cost", "--benchmarks", f"@{benchmarks}", "--costs", *costs, "--out", out / "cost.csv")
     return out
 
 
@@ -75,11 +81,14 @@ def test_topk_r2(tabulated):
 
 def test_cost(tabulated):
     table = pd.read_csv(tabulated / "cost.csv")
-    assert table[["dataset", "split", "fold", "model", "seed"]].values.tolist() == [
-        ["toy", "new_perturbation", 1, "mean_shift", 0],
-        ["toy", "new_perturbation", 1, "no_change", 0],
+    assert table[
+        ["rule", "dataset", "split", "fold", "model", "seed", "seconds", "computing_seconds"]
+    ].values.tolist() == [
+        ["train", "toy", "new_perturbation", 1, "mean_shift", 0, 6, 4],
+        ["train", "toy", "new_perturbation", 1, "no_change", 0, 6, 4],
+        ["predict", "toy", "new_perturbation", 1, "mean_shift", 0, 3, 1],
+        ["predict", "toy", "new_perturbation", 1, "no_change", 0, 3, 1],
     ]
-    assert table.train_seconds.tolist() == [4.0, 4.0]
 
 
 def test_figures(results, tabulated):

@@ -122,23 +122,33 @@ def test_add_a_metric(guide):
     assert rows["value"].eq(0.5).all(), "a model that moves nothing is a coin toss"
     ceiling = pd.read_parquet(guide.folder / FOLD / "ceiling.parquet").query("metric == 'direction_topk' and k == '20'")
     assert ceiling["value"].mean() > 0.8
-    both = "import document_metrics as d, document_config as c; from trueshift.evaluation.registry import METRICS;"
-    both += "enum = c.yaml.safe_load((c.ROOT / 'config/schemas/config.schema.yaml').read_text());"
-    both += "enum = enum['properties']['evaluation']['properties']['metrics']['items']['enum'];"
-    both += "assert set(enum) == set(METRICS) and 'direction_topk' in d.table()"
+    both = "import document_metrics as d; from trueshift.evaluation.registry import METRICS;"
+    both += "from code_hash import Code; from pathlib import Path;"
+    both += "assert set(Code(Path('.')).metrics()) == set(METRICS) and 'direction_topk' in d.table()"
     environment = {**os.environ, "PYTHONPATH": f"{guide.folder / 'src'}:{guide.folder / 'workflow'}"}
-    subprocess.run([sys.executable, "-c", both], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", both], cwd=guide.folder, env=environment, check=True)
 
 
 def test_score_others(guide):
     guide.follow("score-others.md", scripts=["mine.py"])
-    board = pd.read_csv(guide.folder / "results/tables/leaderboard.csv")
+    board = pd.read_csv(guide.folder / "results/runs/mine/tables/leaderboard.csv")
     board = board[board["metric"].isin(["r2_topk", "pearson_delta", "mse"]) & board["k"].isin(["20", np.nan])]
     board = board.pivot(index="metric", columns="model", values="value")
     assert set(board) == {"mine", "mean_shift", "no_change"}
     np.testing.assert_allclose(board["mine"], board["mean_shift"], rtol=1e-4)  # the page follows its definition
     log = guide.folder / "results/logs/simulated/new_combination/pairs/mine/external/seed0/adopt.log"
     assert "these are profiles" in log.read_text()
+
+
+def test_the_ablation_of_the_readme(guide):
+    """Word for word, on the default configuration."""
+    (command,) = re.findall(r"^snakemake results/\S+/state/\S+ .*$", (ROOT / "README.md").read_text(), re.M)
+    assert command in (ROOT / "config/README.md").read_text()
+    guide.bash(command)
+    scores = guide.scores(f"{FOLD}/state/S64/seed0").query("metric == 'r2_topk' and k == '20'")
+    assert scores["value"].mean() > 0.3, "far from no effect"
+    padding = (guide.folder / "results/logs/simulated/new_context/c1/pair_S64.log").read_text()
+    assert "64 cells" in padding
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

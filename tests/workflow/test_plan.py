@@ -132,6 +132,26 @@ def test_a_variant_chooses_its_pairs(config):
     assert plan.train_inputs(wildcards(model="additive", variant="default"))["pairs"] == []
 
 
+def test_a_variant_adds_to_the_one_it_is_based_on(config):
+    plan = Plan(config, CODE)
+    small, larger = (json.loads(plan.settings(wildcards(variant=name)))["params"] for name in ("small", "S64"))
+    assert larger == {**small, "set_size": 64}
+    variants = config["models"]["state"]["variants"]
+    variants |= {"wider": {"base": "S64", "hidden": 99}, "same": {"base": "default"}}
+    wider = json.loads(Plan(config, CODE).settings(wildcards(variant="wider")))["params"]
+    assert wider == {**larger, "hidden": 99}, "and to what that is based on"
+    assert json.loads(Plan(config, CODE).settings(wildcards(variant="same")))["params"] == plan.model("state")["params"]
+
+
+def test_a_variant_based_on_nothing_or_on_itself_is_refused(config):
+    variants = config["models"]["state"]["variants"]
+    variants |= {"lost": {"base": "smal"}, "one": {"base": "two"}, "two": {"base": "one"}}
+    with pytest.raises(WorkflowError, match="unknown variant 'smal'; did you mean 'small'"):
+        Plan(config, CODE).settings(wildcards(variant="lost"))
+    with pytest.raises(WorkflowError, match="one, two"):
+        Plan(config, CODE).settings(wildcards(variant="one"))
+
+
 def test_a_model_books_first_what_it_says_then_what_its_rule_then_what_every_rule(config):
     config["resources"] = {"every": {"mem_mb": 100, "runtime": 10, "partition": "cpu"}, "train": {"runtime": 99}}
     config["models"]["state"] |= {"mem_mb": 700, "gpu": 2}

@@ -10,7 +10,7 @@ from trueshift.results import gather
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument(
         "--calibrations", required=True, type=Path, nargs="+", help="…/{dataset}/{split}/calibration.parquet"
     )

@@ -11,7 +11,7 @@ from trueshift.results import FOLD, gather
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument(
         "--truth-stats", required=True, type=Path, nargs="+", help="…/{dataset}/{split}/{fold}/truth_stats.parquet"
     )

@@ -1,4 +1,4 @@
-"""Tabulates what every run took: train_cost.json and predict_cost.json → cost.csv."""
+"""Tabulates what every job took: benchmarks of Snakemake, train_cost.json and predict_cost.json → cost.csv."""
 
 import argparse
 from pathlib import Path
@@ -10,20 +10,22 @@ from trueshift.results import RUN, path_labels
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
+    parser.add_argument("--benchmarks", required=True, type=Path, nargs="+", help="…/benchmarks/{…}/{rule}.tsv")
     parser.add_argument(
         "--costs",
-        required=True,
         type=Path,
-        nargs="+",
+        nargs="*",
+        default=[],
         help="…/{dataset}/{split}/{fold}/{model}/{variant}/seed{n}/{train,predict}_cost.json",
     )
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
 
-    table = cost(path_labels(path, RUN) | read_json(path) for path in args.costs)
+    table = cost(args.benchmarks, (path_labels(path, RUN) | read_json(path) for path in args.costs))
     write_table(table, args.out)
-    print(f"{len(table)} runs, {table[['train_seconds', 'predict_seconds']].sum().sum():.0f} s in all")
+    for rule, jobs in table.groupby("rule", sort=False):
+        print(f"{rule}: {len(jobs)} jobs, {jobs['seconds'].sum():.0f} s, at most {jobs['peak_rss_mb'].max():.0f} MB")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ COLUMNS = ["dataset", "split", "model", "variant", "reason"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", required=True, type=json.loads, help="JSON: a list of mappings")
+    parser.add_argument("--rows", required=True, type=Path, help="JSON: a list of mappings")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    write_table(pd.DataFrame(args.rows, columns=COLUMNS), args.out)
+    write_table(pd.DataFrame(json.loads(args.rows.read_text()), columns=COLUMNS), args.out)
 
 
 if __name__ == "__main__":

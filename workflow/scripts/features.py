@@ -9,7 +9,7 @@ from trueshift.results import gather
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--features", required=True, type=Path, nargs="+", help="…/{dataset}/features.csv")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()

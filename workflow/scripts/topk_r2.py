@@ -10,7 +10,7 @@ from trueshift.results import FOLD, gather
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--scores", required=True, type=Path, nargs="+")
     parser.add_argument(
         "--ceilings", type=Path, nargs="*", default=[], help="…/{dataset}/{split}/{fold}/ceiling.parquet"

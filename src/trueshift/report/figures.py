@@ -43,7 +43,7 @@ from trueshift.report.style import (
     title_panel,
 )
 from trueshift.report.tables import NO_EFFECT, headline
-from trueshift.results import HEADLINE, natural
+from trueshift.results import HEADLINE, RUN, as_text, natural
 
 __all__ = ["plot_conditions", "plot_cost", "plot_topk_r2", "save"]
 
@@ -245,15 +245,16 @@ def _draw_matrix(ax: Axes, matrix: pd.DataFrame, labels: list[str], colours: Col
 def plot_cost(costs: pd.DataFrame, tidy: pd.DataFrame, baselines: Collection[str] = ()) -> Figure:
     """Seconds to train and predict (mean over folds and seeds, log axis) against r2_topk at k = 20.
 
-    ``costs`` is what :func:`trueshift.report.tables.cost` gives, ``tidy`` what
+    ``costs`` is what :func:`trueshift.report.cost.cost` gives, ``tidy`` what
     :func:`trueshift.report.tables.topk_r2` gives; one panel per dataset × split.
     """
     rows = _headline(tidy)
     rows = rows[rows["k"] == main_k(rows["k"])]
     keys = ["dataset", "split", "model", "variant"]
-    spent = costs.astype(dict.fromkeys(keys, str)).assign(seconds=costs["train_seconds"] + costs["predict_seconds"])
-    spent["gpu"] = spent["gpu_peak_mb"] > 0
-    spent = spent.groupby(keys, as_index=False).agg(seconds=("seconds", "mean"), gpu=("gpu", "any"))
+    jobs = as_text(costs[costs["rule"].isin(["train", "predict"])], RUN)
+    runs = jobs.groupby(RUN, as_index=False).agg(seconds=("computing_seconds", "sum"), gpu=("gpu_peak_mb", "max"))
+    spent = runs.groupby(keys, as_index=False).agg(seconds=("seconds", "mean"), gpu=("gpu", "max"))
+    spent["gpu"] = spent["gpu"] > 0
     panels = list(panels_of(rows.merge(spent, on=keys, how="left")))
     figure, axes = _grid([_size(part, 8) for _, part in panels], per_model=0.19, extra=1.0)
     for ax, (title, part) in zip(axes, panels, strict=True):

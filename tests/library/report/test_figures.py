@@ -234,13 +234,15 @@ def test_conditions_without_any_value_say_so():
 # --- cost ---------------------------------------------------------------------------------------------
 
 
-def spent(model, train, predict=0.0, gpu=0.0, seed="0", **more):
+def spent(model, train, predict=0.0, gpu=0.0, seed="0"):
     labels = {"dataset": "d", "split": "s", "fold": "1", "model": model, "variant": "default", "seed": seed}
-    return labels | {"train_seconds": train, "predict_seconds": predict, "gpu_peak_mb": gpu} | more
+    job = labels | {"gpu_peak_mb": gpu}
+    stages = {"train": train, "predict": predict}
+    return [job | {"rule": rule, "computing_seconds": seconds} for rule, seconds in stages.items()]
 
 
 def test_cost_points_are_seconds_against_r2():
-    costs = table(spent("scgen", 10, 2, 100.0), spent("scgen", 14, 2, seed="1"), spent("mean_shift", 1, 0.5))
+    costs = table(*spent("scgen", 10, 2, 100.0), *spent("scgen", 14, 2, seed="1"), *spent("mean_shift", 1, 0.5))
     (ax,) = plot_cost(costs, table(line("scgen", 0.7), line("mean_shift", 0.3), line("scgen", 0.1, "40"))).axes
     assert ax.get_xscale() == "log"
     assert marks(ax, "s") == [(14, 0.7)]  # mean over seeds; a square ran on a GPU
@@ -249,7 +251,7 @@ def test_cost_points_are_seconds_against_r2():
 
 
 def test_cost_prints_what_lies_outside_and_names_what_is_left_out():
-    costs = table(spent("a", 1), spent("b", 2), spent("c", 3))
+    costs = table(*spent("a", 1), *spent("b", 2), *spent("c", 3))
     (ax,) = plot_cost(costs, table(line("a", 0.5), line("b", -7.0), line("c", NAN), line("d", 0.2))).axes
     assert "b (−7.00)" in texts(ax)
     assert marks(ax, "v") == [(2, round(ax.get_ylim()[0], 3))]
@@ -258,7 +260,7 @@ def test_cost_prints_what_lies_outside_and_names_what_is_left_out():
 
 def test_cost_labels_never_overlap():
     rows = [line(f"model_{i}", 0.5 + 1e-4 * i) for i in range(20)]
-    figure = plot_cost(table(*[spent(f"model_{i}", 2.0) for i in range(20)]), table(*rows))
+    figure = plot_cost(table(*[job for i in range(20) for job in spent(f"model_{i}", 2.0)]), table(*rows))
     figure.draw_without_rendering()
     (ax,) = figure.axes
     labels = [t for t in ax.texts if t.get_text().startswith("model")]
@@ -268,7 +270,7 @@ def test_cost_labels_never_overlap():
 
 
 def test_cost_without_values_says_so():
-    (ax,) = plot_cost(table(spent("a", 1)), table(line("a", NAN, n_no_effect=5))).axes
+    (ax,) = plot_cost(table(*spent("a", 1)), table(line("a", NAN, n_no_effect=5))).axes
     assert "no condition has a detectable effect" in texts(ax)
 
 

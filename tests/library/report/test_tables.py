@@ -7,7 +7,6 @@ import pytest
 from trueshift.contract import ContractError
 from trueshift.report import tables
 from trueshift.report.conditions import conditions
-from trueshift.report.cost import cost
 from trueshift.report.tables import topk_r2, topk_r2_wide, undefined
 from trueshift.results import FOLD, RUN, gather, path_labels
 
@@ -310,7 +309,7 @@ def test_wide_is_the_same_after_a_csv(tmp_path, extra):
     pd.testing.assert_frame_equal(topk_r2_wide(pd.read_csv(tmp_path / "t.csv")), topk_r2_wide(table))
 
 
-# --- undefined, conditions, cost ----------------------------------------------------------------------
+# --- undefined, conditions ----------------------------------------------------------------------
 
 
 def test_undefined_counts_reasons_over_folds_but_not_seeds():
@@ -339,36 +338,6 @@ def test_conditions_are_sorted_and_keep_missing_tests():
     assert table.fold.tolist() == ["2", "2", "10"]
     assert table.dose.tolist() == ["5", "10", "1"]
     assert table.n_deg.isna().tolist() == [False, True, False]
-
-
-def record(stage, seconds, device="cpu", gpu=0.0, **more):
-    run = {"dataset": "d", "split": "s", "fold": "1", "model": "m", "variant": "default", "seed": "0"}
-    return (
-        run
-        | {"stage": stage, "seconds": seconds, "peak_rss_mb": 10 * seconds, "gpu_peak_mb": gpu, "device": device}
-        | more
-    )
-
-
-def test_cost_has_one_row_per_run():
-    records = [
-        record("predict", 2, "cpu", cpu_fallback="no driver"),
-        record("train", 7, "GPU X", 512.0, cpu_fallback=""),
-    ]
-    records.append(record("train", 3, seed="1"))
-    table = cost(records)
-    assert table.columns.tolist() == [
-        *["dataset", "split", "fold", "model", "variant", "seed", "device", "cpu_fallback"],
-        *["train_seconds", "predict_seconds", "train_peak_rss_mb", "predict_peak_rss_mb", "gpu_peak_mb"],
-    ]
-    assert table.iloc[0, 5:].tolist() == ["0", "GPU X / cpu", "no driver", 7, 2, 70, 20, 512.0]
-    assert table.device.tolist() == ["GPU X / cpu", "cpu"]
-    assert np.isnan(table.predict_seconds[1])
-
-
-def test_cost_refuses_a_run_twice():
-    with pytest.raises(ContractError, match="train is there twice"):
-        cost([record("train", 1), record("train", 2)])
 
 
 def test_labels_come_from_the_path():

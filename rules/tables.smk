@@ -1,4 +1,4 @@
-# scores.parquet, ceiling.parquet, calibration.parquet, leaks.csv, features.csv, costs -> tables/*.csv
+# scores.parquet, ceiling.parquet, leaks.csv, features.csv, benchmarks -> tables/*.csv
 
 
 rule topk_r2:
@@ -11,14 +11,18 @@ rule topk_r2:
         undefined=PLAN.table("undefined.csv"),
     log:
         PLAN.log("topk_r2"),
+    benchmark:
+        PLAN.benchmark("topk_r2")
     conda:
         "../envs/evaluation.yaml"
     resources:
         **PLAN.resources("topk_r2"),
     params:
         code=PLAN.code("workflow/scripts/topk_r2.py"),
+        scores=PLAN.listed(PLAN.all_scores()),
+        ceilings=PLAN.listed(PLAN.all_of_folds("ceiling.parquet")),
     shell:
-        "python -P workflow/scripts/topk_r2.py --scores {input.scores:q} --ceilings {input.ceilings:q}"
+        "python -P workflow/scripts/topk_r2.py --scores @{params.scores} --ceilings @{params.ceilings}"
         " --out {output.tidy:q} --wide {output.wide:q} --undefined {output.undefined:q} > {log:q} 2>&1"
 
 
@@ -29,14 +33,17 @@ rule conditions:
         PLAN.table("conditions.csv"),
     log:
         PLAN.log("conditions"),
+    benchmark:
+        PLAN.benchmark("conditions")
     conda:
         "../envs/evaluation.yaml"
     resources:
         **PLAN.resources("conditions"),
     params:
         code=PLAN.code("workflow/scripts/conditions.py"),
+        truth=PLAN.listed(PLAN.all_of_folds("truth_stats.parquet")),
     shell:
-        "python -P workflow/scripts/conditions.py --truth-stats {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/conditions.py --truth-stats @{params.truth} --out {output:q} > {log:q} 2>&1"
 
 
 rule exclusions:
@@ -44,6 +51,8 @@ rule exclusions:
         PLAN.table("exclusions.csv"),
     log:
         PLAN.log("exclusions"),
+    benchmark:
+        PLAN.benchmark("exclusions")
     conda:
         "../envs/evaluation.yaml"
     resources:
@@ -52,66 +61,30 @@ rule exclusions:
         code=PLAN.code("workflow/scripts/exclusions.py"),
         rows=PLAN.exclusion_rows(),
     shell:
-        "python -P workflow/scripts/exclusions.py --rows {params.rows:q} --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/exclusions.py --rows {params.rows} --out {output:q} > {log:q} 2>&1"
 
 
 rule cost:
     input:
-        PLAN.all_costs(),
+        costs=PLAN.all_costs(),
+        benchmarks=PLAN.all_benchmarks(),
+        scoring=ancient(PLAN.score_benchmarks()),
     output:
         PLAN.table("cost.csv"),
     log:
         PLAN.log("cost"),
+    benchmark:
+        PLAN.benchmark("cost")
     conda:
         "../envs/evaluation.yaml"
     resources:
         **PLAN.resources("cost"),
     params:
         code=PLAN.code("workflow/scripts/cost.py"),
+        costs=PLAN.listed(PLAN.all_costs()),
+        benchmarks=PLAN.listed([*PLAN.all_benchmarks(), *PLAN.score_benchmarks()]),
     shell:
-        "python -P workflow/scripts/cost.py --costs {input:q} --out {output:q} > {log:q} 2>&1"
-
-
-rule calibration:
-    input:
-        PLAN.all_of_splits("calibration.parquet"),
-    output:
-        PLAN.table("calibration.csv"),
-    log:
-        PLAN.log("calibration"),
-    conda:
-        "../envs/evaluation.yaml"
-    resources:
-        **PLAN.resources("calibration"),
-    params:
-        code=PLAN.code("workflow/scripts/calibration.py"),
-    shell:
-        "python -P workflow/scripts/calibration.py --calibrations {input:q} --out {output:q} > {log:q} 2>&1"
-
-
-rule leaderboard:
-    input:
-        scores=PLAN.all_scores(),
-        ceilings=PLAN.all_of_folds("ceiling.parquet"),
-        calibrations=PLAN.all_of_splits("calibration.parquet"),
-    output:
-        tidy=PLAN.table("leaderboard.csv"),
-        wide=PLAN.table("leaderboard_wide.csv"),
-        verdicts=PLAN.table("verdicts.csv"),
-        vcc2025=PLAN.table("vcc2025.csv"),
-    log:
-        PLAN.log("leaderboard"),
-    conda:
-        "../envs/evaluation.yaml"
-    resources:
-        **PLAN.resources("leaderboard"),
-    params:
-        code=PLAN.code("workflow/scripts/leaderboard.py"),
-        baselines=PLAN.baselines,
-    shell:
-        "python -P workflow/scripts/leaderboard.py --scores {input.scores:q} --ceilings {input.ceilings:q}"
-        " --calibrations {input.calibrations:q} --baselines {params.baselines:q} --out {output.tidy:q}"
-        " --wide {output.wide:q} --verdicts {output.verdicts:q} --vcc2025 {output.vcc2025:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/cost.py --costs @{params.costs} --benchmarks @{params.benchmarks} --out {output:q} > {log:q} 2>&1"
 
 
 rule leaks:
@@ -121,14 +94,17 @@ rule leaks:
         PLAN.table("leaks.csv"),
     log:
         PLAN.log("leaks"),
+    benchmark:
+        PLAN.benchmark("leaks")
     conda:
         "../envs/evaluation.yaml"
     resources:
         **PLAN.resources("leaks"),
     params:
         code=PLAN.code("workflow/scripts/leaks.py"),
+        leaks=PLAN.listed(PLAN.all_of_folds("leaks.csv")),
     shell:
-        "python -P workflow/scripts/leaks.py --leaks {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/leaks.py --leaks @{params.leaks} --out {output:q} > {log:q} 2>&1"
 
 
 rule features:
@@ -138,11 +114,14 @@ rule features:
         PLAN.table("features.csv"),
     log:
         PLAN.log("features"),
+    benchmark:
+        PLAN.benchmark("features")
     conda:
         "../envs/evaluation.yaml"
     resources:
         **PLAN.resources("features"),
     params:
         code=PLAN.code("workflow/scripts/features.py"),
+        features=PLAN.listed(PLAN.all_of_datasets("features.csv")),
     shell:
-        "python -P workflow/scripts/features.py --features {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P workflow/scripts/features.py --features @{params.features} --out {output:q} > {log:q} 2>&1"

@@ -1,0 +1,138 @@
+"""What an edit of the code plans again on a finished project: the jobs that it concerns, and no others."""
+
+import re
+from contextlib import contextmanager
+
+import pytest
+from project import ROOT
+
+LIBRARY = "src/trueshift"
+# What follows from an edited metric: all that computes or reads metrics. Costs are not measured again for it.
+OF_METRICS = {"ceiling", "score", "calibrate", "topk_r2", "calibration", "leaderboard", "topk_r2_results"}
+OF_METRICS |= {f"plot_{name}" for name in ("topk_r2", "leaderboard", "agreement", "conditions", "cost", "two_orders")}
+
+
+@contextmanager
+def edited(project, file, old=None, new=None):
+    """A file with ``old`` replaced by ``new``, or, if it does not exist, with the content ``new``; then as it was."""
+    path = project.folder / file
+    original = path.read_text() if path.exists() else None
+    assert (original is None) == (old is None)
+    path.write_text(new if original is None else original.replace(old, new, 1))
+    assert path.read_text() != original
+    try:
+        yield
+    finally:
+        path.unlink() if original is None else path.write_text(original)
+
+
+def planned(project):
+    """How many jobs of each rule a dry run plans; the target itself is none."""
+    if "Nothing to be done" in (shown := project.snakemake("-n", "--quiet").stdout):
+        return {}
+    rows = [line.split() for line in shown.splitlines()]
+    jobs = {"_".join(row[:-1]): int(row[-1]) for row in rows if len(row) > 1 and row[-1].isdigit()}
+    return {rule: count for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+READER = "FILES = ()\n\n\ndef read():\n    return None\n"
+SPLIT = 'ASKS = "seen"\nSETTINGS = {"k": 5}\n\n\ndef tested(cells, chosen, fold):\n    return cells.perturbed\n'
+METRIC = (
+    "from trueshift.evaluation.metric import ERROR, metric\n\n\n@metric(**ERROR, needs=(), formula='', source='')\n"
+)
+METRIC += "def nothing(pair):\n    return pair\n"
+MODEL = "from trueshift.models.no_change import NoChange\n\n\nclass Mine(NoChange):\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (f"{LIBRARY}/data/sources/mine.py", READER),
+        (f"{LIBRARY}/data/splits/mine.py", SPLIT),
+        (f"{LIBRARY}/evaluation/metrics/mine.py", METRIC),
+        (f"{LIBRARY}/models/mine.py", MODEL),
+    ],
+)
+def test_what_is_new_and_not_used_plans_nothing(finished, file, content):
+    with edited(finished, file, new=content):
+        assert planned(finished) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (f"{LIBRARY}/data/sources/table.py", "def read(", "UNUSED = 1\n\n\ndef read("),
+        (f"{LIBRARY}/data/splits/unseen_dose.py", "def tested(", "UNUSED = 1\n\n\ndef tested("),
+        (
+            f"{LIBRARY}/evaluation/metrics/systema.py",
+            "def systema_pearson(",
+            "def _unused():\n    pass\n\n\ndef systema_pearson(",
+        ),
+        (f"{LIBRARY}/models/linear.py", "return self\n", "print()\n        return self\n"),
+        (f"{LIBRARY}/models/ridge_control.py", "    def fit", "    # a comment\n    def fit"),
+        (f"{LIBRARY}/contract.py", '"""Reads JSON."""', '"""Reads JSON, in other words."""'),
+    ],
+)
+def test_an_edit_of_what_is_not_used_or_of_words_plans_nothing(finished, file, old, new):
+    with edited(finished, file, old, new):
+        assert planned(finished) == {}
+
+
+def test_an_edited_reader_plans_the_datasets_that_use_it(finished):
+    with edited(finished, f"{LIBRARY}/data/sources/simulate.py", "ROWS = 4096", "ROWS = 4095"):
+        jobs = planned(finished)
+    assert jobs["import_data"] == jobs["qc"] == 1
+    assert jobs["train"] == len(list(finished.folder.glob("results/mini/*/*/*/*/*/model"))), "its whole dataset"
+
+
+def test_an_edited_split_type_plans_its_splits(finished):
+    file = f"{LIBRARY}/data/splits/unseen_combination.py"
+    with edited(finished, file, "    pairs = sorted(", "    print()\n    pairs = sorted("):
+        jobs = planned(finished)
+    assert not {"import_data", "qc", "normalize"} & set(jobs)
+    assert jobs["split"] == jobs["partition"] == jobs["reference"] == 1
+    trained = len(list(finished.folder.glob("results/mini/new_combination/*/*/*/*/model")))
+    assert jobs["train"] == jobs["predict"] == jobs["score"] == trained
+
+
+def test_an_edited_metric_trains_nothing_and_makes_no_table_that_does_not_read_metrics(finished):
+    with edited(
+        finished, f"{LIBRARY}/evaluation/metrics/topk.py", "    top = pair.top(k)", "    print()\n    top = pair.top(k)"
+    ):
+        jobs = planned(finished)
+    assert set(jobs) == OF_METRICS
+    runs = len(list(finished.folder.glob("results/mini/*/*/*/*/*/scores.parquet")))
+    assert jobs["score"] == runs and jobs["ceiling"] == 2
+
+
+def test_an_edited_model_trains_it_alone(finished):
+    with edited(finished, f"{LIBRARY}/models/ridge_control.py", "return self\n", "print()\n        return self\n"):
+        jobs = planned(finished)
+    assert jobs["train"] == jobs["predict"] == jobs["score"] == 2
+    assert not {"import_data", "split", "reference", "ceiling", "leaks", "features", "conditions", "exclusions"} & set(
+        jobs
+    )
+
+
+def test_an_edit_of_qc_plans_what_follows_from_it(finished):
+    file = f"{LIBRARY}/data/preprocess.py"
+    with edited(finished, file, "def quality_control(", "UNUSED = 1\n\n\ndef quality_control("):
+        jobs = planned(finished)
+    assert jobs["qc"] == jobs["normalize"] == 1
+    assert jobs["train"] == len(list(finished.folder.glob("results/mini/*/*/*/*/*/model")))
+
+
+def test_an_edited_figure_is_drawn_again(finished):
+    with edited(finished, f"{LIBRARY}/report/heatmap.py", "def ", "UNUSED = 1\n\n\ndef "):
+        jobs = planned(finished)
+    assert set(jobs) <= {rule for rule in OF_METRICS if rule.startswith("plot_")} and jobs["plot_leaderboard"] == 1
+
+
+def test_modules_are_looked_up_by_name_in_four_places_alone():
+    """A module that is imported by a computed name is in no hash but where the plan adds it."""
+    found = {
+        str(file.relative_to(ROOT / LIBRARY))
+        for file in (ROOT / LIBRARY).rglob("*.py")
+        if re.search(r"importlib\.import_module|__import__\(", file.read_text())
+    }
+    assert found == {"data/loading.py", "data/split_settings.py", "evaluation/registry.py", "models/base.py"}
