@@ -129,6 +129,15 @@ def test_add_a_metric(guide):
     subprocess.run([sys.executable, "-c", both], cwd=guide.folder, env=environment, check=True)
 
 
+def test_add_a_reader_and_a_type_of_split(guide):
+    (printed,) = guide.follow("add-a-reader.md", scripts=["make_npz.py"])
+    assert "replaces the tables" not in printed, "the run has a name"
+    table = pd.read_csv(guide.folder / "results/runs/npz/tables/topk_r2_wide.csv")
+    assert table["model"].iloc[0] == "condition_mean" and table["r2_top20"].iloc[0] > 0.9, "few plates: no interval"
+    split = pd.read_csv(guide.folder / "results/npz_screen/plates/third/split.csv")
+    assert split["role"].eq("test").sum() == 160
+
+
 def test_score_others(guide):
     guide.follow("score-others.md", scripts=["mine.py"])
     board = pd.read_csv(guide.folder / "results/runs/mine/tables/leaderboard.csv")
