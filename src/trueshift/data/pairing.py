@@ -12,12 +12,13 @@ def make_pairs(obs: pd.DataFrame, set_size: int, seed: int) -> Pairs:
     """Chunks every (context, perturbation, dose, batch) of ``train.h5ad`` into sets of ``set_size`` cells.
 
     ``obs`` is that of ``train.h5ad``; train and validation cells are chunked apart. The last chunk of a group is filled
-    up with other cells of the group (repeated only where the group is smaller than a set). Controls come from the same
+    up with other cells of the group; a group smaller than a set is padded with cells of its own, drawn with
+    replacement. So no group is too small, and every perturbed cell is in a set. Controls come from the same
     context and batch, or from the context where that batch has none; each set has distinct controls if there are
     enough, and over the sets of a group the controls are used evenly.
 
-    Raises :class:`ContractError` for a set size below 1, if no group of training cells fills a set, and for a context
-    without controls.
+    Raises :class:`ContractError` for a set size below 1, if no perturbed cell has role train, and for a context without
+    controls.
     """
     if set_size < 1:
         raise ContractError(f"pair: set_size is {set_size}; give 1 or more")
@@ -28,12 +29,8 @@ def make_pairs(obs: pd.DataFrame, set_size: int, seed: int) -> Pairs:
     controls = np.flatnonzero(control)
     by_batch = _rows_by(text[control], ["context", "batch"], controls)
     by_context = _rows_by(text[control], ["context"], controls)
-    largest = max((len(rows) for key, rows in groups.items() if key[-1] == "train"), default=0)
-    if largest < set_size:
-        raise ContractError(
-            f"pair: no group (context, perturbation, dose, batch) has set_size {set_size} training cells, the largest "
-            f"has {largest}; lower set_size to {largest} or less"
-        )
+    if not any(key[-1] == "train" for key in groups):
+        raise ContractError("pair: no perturbed cell has role train; check the split")
     perturbed, matched, facts = [], [], []
     for (context, perturbation, _, batch, role), rows in groups.items():
         if (context,) not in by_context:
@@ -46,6 +43,11 @@ def make_pairs(obs: pd.DataFrame, set_size: int, seed: int) -> Pairs:
         facts += [(context, perturbation, batch, role, scope)] * len(sets)
     columns = [np.array(column, dtype=np.str_) for column in zip(*facts, strict=True)]
     return Pairs(np.vstack(perturbed).astype(np.int32), np.vstack(matched).astype(np.int32), *columns)
+
+
+def padding(pairs: Pairs) -> float:
+    """The share of the places in the sets that a cell of the same group fills once more, from 0 to below 1."""
+    return 1 - len(np.unique(pairs.perturbed)) / pairs.perturbed.size
 
 
 def _rows_by(text: pd.DataFrame, columns: list[str], rows: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:

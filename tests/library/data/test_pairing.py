@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_screen import make_obs
 
 from trueshift.contract import ContractError, Pairs, read_pairs, write_pairs
-from trueshift.data.pairing import make_pairs
+from trueshift.data.pairing import make_pairs, padding
 from trueshift.data.splitting import make_split
 
 SPLIT = {"type": "zero_shot_context", "folds": {"a": "c1"}, "validation": 0.2}
@@ -36,13 +36,6 @@ def equal(one: Pairs, two: Pairs) -> bool:
 def test_sets_are_pure_complete_and_matched(cells: int, controls: int, set_size: int, seed: int) -> None:
     obs = train_obs(cells=cells, controls=controls)
     groups = obs[~obs["is_control"]].groupby(["context", "perturbation", "batch", "role"], observed=True).size()
-    largest = groups[groups.index.get_level_values("role") == "train"].max()
-    if set_size > largest:
-        with pytest.raises(
-            ContractError, match=f"set_size {set_size} .*largest has {largest}; lower set_size to {largest}"
-        ):
-            make_pairs(obs, set_size, seed)
-        return
     pairs = make_pairs(obs, set_size, seed)
     assert pairs.perturbed.shape == pairs.control.shape == (sum(-(-n // set_size) for n in groups), set_size)
     assert pairs.perturbed.dtype == pairs.control.dtype == np.int32
@@ -95,6 +88,26 @@ def test_doses_are_not_mixed() -> None:
     pairs = make_pairs(obs, 2, 0)
     doses = obs["dose"].to_numpy()[pairs.perturbed]
     assert (doses == doses[:, :1]).all()
+
+
+def test_a_group_smaller_than_a_set_is_padded_with_its_own_cells() -> None:
+    obs = train_obs(contexts=2, batches=1, cells=10)
+    sizes = obs[~obs["is_control"]].groupby(["perturbation", "role"], observed=True).size()
+    pairs = make_pairs(obs, 64, 0)
+    assert len(pairs.role) == len(sizes), "one set for each group"
+    for cells, perturbation, role in zip(pairs.perturbed, pairs.perturbation, pairs.role, strict=True):
+        assert len(set(cells)) == sizes[perturbation, role]
+        assert set(obs.iloc[cells]["perturbation"]) == {perturbation}
+    assert padding(pairs) == pytest.approx(1 - sizes.sum() / (64 * len(sizes)))
+    assert padding(make_pairs(obs, 1, 0)) == 0
+
+
+def test_only_a_training_part_without_perturbed_cells_is_refused() -> None:
+    obs = train_obs()
+    validation_only = obs[obs["is_control"] | (obs["role"] == "val")]
+    for part in (obs[obs["is_control"]], validation_only):
+        with pytest.raises(ContractError, match="no perturbed cell has role train"):
+            make_pairs(part, 4, 0)
 
 
 def test_seed_and_refusals() -> None:
