@@ -1,13 +1,28 @@
 """Which device a process computes on. torch is looked at only where a model has already imported it."""
 
+import os
 import sys
 
 
 def device() -> str:
-    """``cuda`` when torch sees a GPU, else ``cpu``; imports torch."""
+    """``cuda`` when torch sees a GPU, else ``cpu``; imports torch. Products of matrices are :func:`deterministic`.
+
+    A network asks for its device before it computes anything, in ``fit`` and in ``predict``.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    deterministic()
+    return "cuda"
+
+
+def deterministic() -> None:
+    """Has cuBLAS sum the products of matrices in a fixed order, unless the user chose otherwise.
+
+    cuBLAS reads this setting once, when it starts.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _used() -> bool:

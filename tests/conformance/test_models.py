@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from screen import QUESTIONS, Screen
 
+from trueshift import gpu
 from trueshift.contract import CONDITION, ContractError, Pairs, check_prediction, dense, input_controls, metadata
 from trueshift.models.base import Model, build
 from trueshift.tracking import Run
@@ -193,6 +194,29 @@ def test_asks_for_what_it_needs(entry: dict) -> None:
     if "pairs" in entry["needs"]:
         with pytest.raises(ContractError, match="pairs"):
             build(entry["settings"], 0).fit(screen(kind).train.copy(), None, Run())
+
+
+def test_asks_for_sums_in_a_fixed_order_before_it_computes_on_a_gpu(
+    entry: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not entry.get("gpu"):
+        pytest.skip("it books no GPU")
+    import torch
+
+    class AskedError(Exception):
+        """Raised in place of the setting: nothing here can compute on a GPU."""
+
+    def asked() -> None:
+        raise AskedError
+
+    kind = entry["kinds"][0]
+    model, query = copy.deepcopy(fitted(entry)), ask(entry, "seen")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "deterministic", asked)
+    with pytest.raises(AskedError):
+        build(entry["settings"], 0).fit(screen(kind).train.copy(), pairs_for(entry, kind), Run())
+    with pytest.raises(AskedError):
+        model.predict(query)
 
 
 def test_learns_the_effect(entry: dict) -> None:

@@ -7,7 +7,6 @@ the perturbed cells; the weights are chosen on validation cells (the authors' co
 
 import inspect
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -102,8 +101,6 @@ class CellOT(Model):
         """Trains the autoencoder, then all maps; checkpoints of the same training in ``run.resume`` are taken up."""
         self._check()
         device = gpu.device()
-        if device == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products in a fixed order
         role = train.obs["role"].astype(str).to_numpy(str)
         learning, held_out = np.flatnonzero(np.isin(role, ["train", "control_input"])), np.flatnonzero(role == "val")
         draws = Draws(train, device)

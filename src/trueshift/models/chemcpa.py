@@ -6,7 +6,6 @@ the settings are those of the authors' repository. Written from these descriptio
 """
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -159,8 +158,6 @@ class ChemCPA(Model):
                 f"chemCPA: adversary_every {self.adversary_every} leaves the autoencoder no step; take 2"
             )
         device = gpu.device()
-        if device == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products in a fixed order
         settings = {name: value for name, value in vars(self).items() if name not in NOT_SETTINGS}
 
         rows = Rows.of(train)

@@ -4,7 +4,6 @@ Wu, Liu, Qiu & Xie 2022, PLoS Computational Biology 18, e1010367, written from t
 differences to it are in the docstring of :class:`MultiDCP`.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +165,6 @@ class MultiDCP(Model):
             raise ContractError(f"MultiDCP: width ({self.width}) must be a multiple of heads ({self.heads})")
         profiles = self._profiles(train)
         device = gpu.device()
-        if device == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products in a fixed order
         with reproducible(self.seed, device, self.threads):
             self.network = self._make_network()
             self._set_scales(profiles)

@@ -6,7 +6,6 @@ language model's; ``residual: control``; defaults (hidden 256, 4 layers, AdamW) 
 """
 
 import math
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -145,8 +144,6 @@ class State(Model):
         mixed = self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
         if mixed and device != "cuda":
             raise ContractError("State: precision bfloat16 needs a GPU; write precision: auto")
-        if device == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products in a fixed order
 
         table, sets, batches = self._sets(train, pairs)
         self.known = Features.read(train, self.features) if self.perturbation_encoder == "features" else None
