@@ -98,6 +98,23 @@ def test_perturbations_without_features_are_left_out_and_declared(folder):
     assert unanswered(prediction).to_numpy().tolist() == [["b", "B", "1", "no features"]]
 
 
+def test_a_training_that_learns_nothing_ends_well_and_every_condition_is_declared(folder):
+    for name in ("train", "query"):
+        part = read_h5ad(folder / f"{name}.h5ad")
+        part.uns["perturbation_features"] = {"f": pd.DataFrame({"f0": [1.0]}, index=["Z"])}
+        write_h5ad(part, folder / f"{name}.h5ad")
+    settings = {"class": "trueshift.models.linear.Linear", "params": {"features": "f"}, "needs": ["features"]}
+    done = train(folder, settings)
+    assert done.returncode == 0, done.stderr
+    assert listed(folder / "run" / "model") == ["nothing_learnt.json"]
+    assert json.loads((folder / "run/cost.json").read_text())["stage"] == "train"
+    done = predict(folder, settings)
+    assert done.returncode == 0, done.stderr
+    prediction = read_h5ad(folder / "prediction.h5ad")
+    check_prediction(prediction, read_h5ad(folder / "query.h5ad"), "prediction.h5ad")
+    assert prediction.n_obs == 0 and unanswered(prediction)["reason"].tolist() == ["no features"] * 2
+
+
 def test_mistakes_are_one_line(folder):
     cases = [
         (train(folder, {**SETTINGS, "params": {"rank": 2}}), "has no parameter rank"),

@@ -7,8 +7,7 @@ from pathlib import Path
 from trueshift.command import run
 from trueshift.contract import check_intact, check_prediction, read_h5ad, write_h5ad
 from trueshift.lease import lease
-from trueshift.models.base import build
-from trueshift.models.coverage import predict_covered
+from trueshift.models.coverage import load_trained, predict_covered
 from trueshift.tracking import cost
 
 
@@ -26,7 +25,7 @@ def main() -> None:
     check_intact(args.model)
     with cost("predict", args.cost, cpu_fallback=lease(args.gpus)):
         query = read_h5ad(args.query)
-        model = build(args.settings, args.seed).load(args.model)
+        model = load_trained(args.model, args.settings, args.seed)
         prediction = predict_covered(model, query, args.settings)
         check_prediction(prediction, query, args.out)
         write_h5ad(prediction, args.out)

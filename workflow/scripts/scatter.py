@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import read_h5ad
+from trueshift.evaluation.predicted import reasons_left_out
 from trueshift.evaluation.truth import read_truth
 from trueshift.report.scatter import CONDITIONS, plot_scatter, predicted_profiles
 from trueshift.report.style import save
@@ -20,9 +21,10 @@ def main() -> None:
     args = parser.parse_args()
 
     truth = read_truth(args.truth_stats)
-    x_hat = predicted_profiles(read_h5ad(args.prediction), truth)
+    prediction = read_h5ad(args.prediction)
+    x_hat, left_out = predicted_profiles(prediction, truth), reasons_left_out(prediction, truth)
     title = args.title or " · ".join(args.prediction.absolute().parent.parts[-6:])  # dataset … seed
-    save(plot_scatter(truth, x_hat, title, args.conditions), args.out)
+    save(plot_scatter(truth, x_hat, title, args.conditions, left_out), args.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from trueshift.command import labels, run
 from trueshift.contract import atomic_folder, read_h5ad, read_pairs
 from trueshift.lease import lease
 from trueshift.models.base import build
-from trueshift.models.coverage import train_on_covered
+from trueshift.models.coverage import fit_covered
 from trueshift.tracking import Run, cost
 
 
@@ -30,14 +30,13 @@ def main() -> None:
         model = build(args.settings, args.seed)
         train = read_h5ad(args.train)
         pairs = read_pairs(args.pairs) if args.pairs else None
-        train, pairs = train_on_covered(train, pairs, args.settings)
         of_run = [args.labels.get(label, "") for label in ("dataset", "split", "fold", "model", "variant", "seed")]
         names = {**args.tracking, "group": "/".join(of_run[:3]), "name": "/".join(of_run[3:])}
         config = {**args.settings, "seed": args.seed}
         with Run(resume=args.resume, folder=args.resume.parent, config=config, **names) as tracker:
-            model.fit(train, pairs, tracker)
+            trained = fit_covered(model, train, pairs, args.settings, tracker)
         with atomic_folder(args.out) as folder:
-            model.save(folder)
+            trained.save(folder)
 
 
 if __name__ == "__main__":

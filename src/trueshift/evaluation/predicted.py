@@ -74,9 +74,7 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
     codes = condition_rows(prediction.obs, truth.conditions, "prediction", unanswered(prediction))
     about = metadata(prediction)
     kind = OWN if about["output"] == "cells" else str(about.get("cells", COPIES))
-    left_out = np.full(n, "", dtype=object)
-    for row, reason in zip(*_left_out(prediction, truth), strict=True):
-        left_out[row] = reason
+    left_out = reasons_left_out(prediction, truth)
     without = test.kind == "profile" or not {"cells", "copies"} & set(needs)
     if without or (kind == COPIES and "copies" not in needs):
         means = pseudobulks(prediction.X, codes, n)
@@ -109,11 +107,13 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
     return Predicted(made.mean, made.variance, tests, tests, made.to_truth, made.within, left_out)
 
 
-def _left_out(prediction: ad.AnnData, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the conditions that a prediction leaves unanswered, and its reasons."""
+def reasons_left_out(prediction: ad.AnnData, truth: Truth) -> np.ndarray:
+    """Why the prediction leaves each condition of ``truth`` unanswered, empty text where it does not: (C,) objects."""
     table = unanswered(prediction)
     index = pd.MultiIndex.from_frame(truth.conditions[CONDITION].astype(str))
-    return index.get_indexer(pd.MultiIndex.from_frame(table[CONDITION])), table["reason"].to_numpy()
+    reasons = np.full(len(index), "", dtype=object)
+    reasons[index.get_indexer(pd.MultiIndex.from_frame(table[CONDITION]))] = table["reason"].to_numpy()
+    return reasons
 
 
 class _Made:

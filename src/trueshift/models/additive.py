@@ -6,7 +6,7 @@ import anndata as ad
 import numpy as np
 
 from trueshift.contract import ContractError, Pairs, asked, component_doses, components, make_prediction
-from trueshift.models.base import ArrayModel, centroids, query_controls
+from trueshift.models.base import ArrayModel, centroids, query_controls, refuse
 from trueshift.models.effects import Effects
 from trueshift.tracking import Run
 
@@ -29,17 +29,15 @@ class Additive(ArrayModel):
     def predict(self, query: ad.AnnData) -> ad.AnnData:
         """One profile per asked condition."""
         seen = Effects(**self.state)
+        asked_for = asked(query)["perturbation"].astype(str)
+        alone = np.array([len(components(name)) == 1 and name not in seen for name in asked_for])
+        refuse(query, alone, ["perturbation"], "additive")
         values = query_controls(query)
         for row, condition in enumerate(asked(query)[["context", "perturbation", "dose"]].astype(str).to_numpy()):
             context, perturbation, dose = condition
             singles, doses = components(perturbation), component_doses(dose)
             if len(doses) != len(singles):
                 raise ContractError(f"query: dose {dose} of perturbation {perturbation} is not one number a component")
-            if len(singles) == 1 and perturbation not in seen:
-                raise ContractError(
-                    f"additive was never shown perturbation {perturbation} in training and cannot predict it; "
-                    "exclude it from this split"
-                )
             for name, one in zip(singles, doses, strict=True):
                 if name in seen:
                     values[row] += seen.mean(name, one, context)

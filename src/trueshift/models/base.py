@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from trueshift.tracking import Run
 
 
+# Why a condition has no answer, as scores.parquet and undefined.csv give it.
+UNSEEN = "not in training"
+NO_FEATURES = "no features"
+SAME_FEATURES = "features do not differ"
+TOO_FEW_CELLS = "too few cells to train on"
+
+
 class Model(ABC):
     """Base of all models.
 
@@ -114,7 +121,7 @@ def centroids(train: ad.AnnData) -> Centroids:
     }
     perturbed = np.flatnonzero(~is_control)
     if not len(perturbed):
-        raise ContractError("train: there are no perturbed cells to learn from; check the split")
+        raise CannotLearnError("train: there are no perturbed cells to learn from; check the split", TOO_FEW_CELLS)
     table, codes = condition_codes(train.obs.iloc[perturbed])
     lost = sorted(set(table["context"]) - set(control))
     if lost:
@@ -168,7 +175,7 @@ def control_pools(train: ad.AnnData) -> tuple[list[np.ndarray], np.ndarray]:
     obs = train.obs
     control = obs["is_control"].to_numpy(bool)
     if control.all():
-        raise ContractError("train: there are no perturbed cells to learn from; check the split")
+        raise CannotLearnError("train: there are no perturbed cells to learn from; check the split", TOO_FEW_CELLS)
     context = obs["context"].astype(str)
     keys = {"own": pd.Series(obs.index, obs.index), "batch": context.str.cat(obs["batch"].astype(str), sep="\t")}
     keys |= {"context": context}
@@ -207,20 +214,41 @@ def check_genes(query: ad.AnnData, genes: list[str], model: str) -> None:
 
 
 class UnseenError(ContractError):
-    """What a model was never shown and cannot predict; ``unseen`` says which of the conditions asked, (C,) bool."""
+    """Some of the conditions asked cannot be predicted, though the configuration is right; the others can.
 
-    def __init__(self, message: str, unseen: np.ndarray) -> None:
+    ``unseen``, (C,) bool, says which of the conditions asked. ``reason`` is why, in the few words that the tables
+    count by.
+    """
+
+    def __init__(self, message: str, unseen: np.ndarray, reason: str = UNSEEN) -> None:
         super().__init__(message)
-        self.unseen = unseen
+        self.unseen, self.reason = unseen, reason
+
+
+class CannotLearnError(ContractError):
+    """A model cannot learn from a fold, though the configuration is right.
+
+    The model then answers nothing in this fold, and the run goes on. ``reason`` is why, in the few words that the
+    tables count by. What the user must change, such as an unknown value of a parameter, is a plain
+    :class:`ContractError`.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def refuse_unseen(query: ad.AnnData, known: set[tuple[str, ...]], columns: list[str], model: str) -> None:
     """Raises :class:`UnseenError` if an asked condition, reduced to ``columns``, is not among those known."""
     rows = list(asked(query)[columns].astype(str).itertuples(index=False, name=None))
-    unseen = np.array([row not in known for row in rows])
+    refuse(query, np.array([row not in known for row in rows]), columns, model)
+
+
+def refuse(query: ad.AnnData, unseen: np.ndarray, columns: list[str], model: str) -> None:
+    """Raises :class:`UnseenError` if any condition asked is ``unseen``, (C,) bool; names the first by ``columns``."""
     if unseen.any():
-        first = rows[np.flatnonzero(unseen)[0]]
-        what = ", ".join(f"{column} {value}" for column, value in zip(columns, first, strict=True))
+        first = asked(query)[columns].astype(str).iloc[np.flatnonzero(unseen)[0]]
+        what = ", ".join(f"{column} {value}" for column, value in first.items())
         raise UnseenError(
             f"{model} was never shown {what} in training and cannot predict it; exclude it from this split", unseen
         )

@@ -26,7 +26,15 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen, total_dose
+from trueshift.models.base import (
+    SAME_FEATURES,
+    CannotLearnError,
+    Model,
+    check_genes,
+    input_cells,
+    refuse_unseen,
+    total_dose,
+)
 from trueshift.models.features import Features
 from trueshift.models.scvi_training import (
     Progress,
@@ -248,9 +256,10 @@ class Biolord(Model):
         deviation = values.std(axis=0)
         varies = deviation > 1e-6 * deviation.max()
         if not varies.any():
-            raise ContractError(
+            raise CannotLearnError(
                 f"Biolord: the perturbations of the training do not differ in features {known.source}; "
-                "name another table in params: features: of config/models.yaml"
+                "name another table in params: features: of config/models.yaml",
+                SAME_FEATURES,
             )
         scaled = (known.values[:, varies] - values[:, varies].mean(axis=0)) / deviation[varies]
         return Features(known.source, known.names, scaled)

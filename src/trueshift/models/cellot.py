@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trueshift import gpu
 from trueshift.contract import ContractError, Pairs, asked, make_prediction, read_json, write_json
-from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen
+from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError, Model, check_genes, input_cells, refuse_unseen
 from trueshift.models.cellot_network import Autoencoder, ConvexNetworks, Transport
 from trueshift.models.set_losses import distances, squared_distances
 from trueshift.models.state_training import Cells
@@ -277,7 +277,8 @@ class Draws:
     """Which rows of ``train`` a map learns from: ``batches`` of perturbed cells, a control of their own kind for each.
 
     ``perturbations`` are those with cells of role train, sorted; ``val`` holds the rows of role val of each.
-    Raises :class:`ContractError` where there is nothing to learn from, or a context has no controls.
+    Raises :class:`trueshift.models.base.CannotLearnError` where there is nothing to learn from, and
+    :class:`ContractError` for a context without controls.
     """
 
     def __init__(self, train: ad.AnnData, device: str) -> None:
@@ -285,7 +286,7 @@ class Draws:
         control = train.obs["is_control"].to_numpy(bool)
         learning = ~control & (obs["role"] == "train").to_numpy()
         if not learning.any():
-            raise ContractError("train: there are no perturbed cells to learn from; check the split")
+            raise CannotLearnError("train: there are no perturbed cells to learn from; check the split", TOO_FEW_CELLS)
         rows_of = obs[learning].groupby("perturbation").indices
         self.perturbations = sorted(rows_of)
         groups = [np.flatnonzero(learning)[rows_of[name]] for name in self.perturbations]

@@ -27,7 +27,7 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen
+from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError, Model, check_genes, input_cells, refuse_unseen
 from trueshift.models.chemcpa_data import Rows, Treatments, drugs_of
 from trueshift.models.chemcpa_network import Adversaries, Batch, ChemCPANetwork, adversary_loss, autoencoder_loss
 from trueshift.models.features import Features
@@ -213,13 +213,11 @@ class ChemCPA(Model):
         for name, file, epochs, mask, before in wanted:
             learn, val = rows.learn[mask[rows.learn]], np.flatnonzero(mask[rows.val])
             if not perturbed[learn].any():
+                nothing = f"{name}: there are no perturbed rows of role train to learn from"
+                if self.pretrain_contexts is None:
+                    raise CannotLearnError(f"{nothing}; check the split", TOO_FEW_CELLS)
                 raise ContractError(
-                    f"{name}: there are no perturbed rows of role train to learn from"
-                    + (
-                        f" with pretrain_contexts {self.pretrain_contexts}; list other contexts, or leave it out"
-                        if self.pretrain_contexts is not None
-                        else "; check the split"
-                    )
+                    f"{nothing} with pretrain_contexts {self.pretrain_contexts}; list other contexts, or leave it out"
                 )
             phases.append(Phase(name, file, epochs, learn, rows.val[val], rows.val_control[val], before))
         return phases

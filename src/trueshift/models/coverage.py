@@ -3,10 +3,13 @@
 Models that need features or structures of perturbations meet data where some have none. Such perturbations are left out
 of training and not asked: zeros in the place of features would be an answer to another question. And a fold that holds
 out lines, or samples, may hold the only ones of a perturbation: a model that knows perturbations by name alone leaves
-that one unanswered. See :func:`unanswered` of :mod:`trueshift.contract`.
+that one unanswered. Where a fold does not let a model learn at all, :class:`NothingLearnt` takes its place and leaves
+every condition unanswered. See :func:`unanswered` of :mod:`trueshift.contract`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -20,15 +23,57 @@ from trueshift.contract import (
     asked,
     components,
     make_prediction,
+    read_json,
     target_gene,
     unanswered,
+    write_json,
 )
-from trueshift.models.base import Model, UnseenError
+from trueshift.models.base import NO_FEATURES, CannotLearnError, Model, UnseenError, build
 from trueshift.models.features import TARGET_EXPRESSION
+from trueshift.tracking import Run
 
-REASON = "no features"
-UNSEEN = "not in training"
+NOTHING_LEARNT = "nothing_learnt.json"
 SHOWN = 5
+
+
+@dataclass(frozen=True)
+class NothingLearnt:
+    """Stands in the place of a model that could not learn from its fold; it answers nothing.
+
+    ``message`` says why in full, ``reason`` in the few words that the tables count by.
+    """
+
+    message: str
+    reason: str
+
+    def predict(self, query: ad.AnnData) -> ad.AnnData:
+        """A prediction without rows, every condition asked in its ``uns["unanswered"]``."""
+        print(f"left unanswered: all {len(asked(query))} conditions; {self.message}")
+        return _left_out(_without_rows(query), query, np.full(len(asked(query)), True), self.reason)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``nothing_learnt.json``."""
+        write_json(asdict(self), Path(folder, NOTHING_LEARNT))
+
+
+def fit_covered(
+    model: Model, train: ad.AnnData, pairs: Pairs | None, settings: Mapping[str, Any], run: Run | None = None
+) -> Model | NothingLearnt:
+    """Trains a model on what :func:`train_on_covered` leaves it; returns it, or what stands for it if it cannot learn.
+
+    Only a :class:`trueshift.models.base.CannotLearnError` is taken for that. Any other error is raised.
+    """
+    try:
+        return model.fit(*train_on_covered(train, pairs, settings), run)
+    except CannotLearnError as error:
+        print(f"nothing learnt, all conditions will be left unanswered: {error}")
+        return NothingLearnt(str(error), error.reason)
+
+
+def load_trained(folder: Path, settings: Mapping[str, Any], seed: int) -> Model | NothingLearnt:
+    """Reads what a model, or :class:`NothingLearnt`, saved in ``folder``."""
+    file = Path(folder, NOTHING_LEARNT)
+    return NothingLearnt(**read_json(file)) if file.exists() else build(dict(settings), seed).load(folder)
 
 
 def covered(perturbations: Iterable[str], adata: ad.AnnData, settings: Mapping[str, Any]) -> np.ndarray:
@@ -73,8 +118,8 @@ def train_on_covered(
 ) -> tuple[ad.AnnData, Pairs | None]:
     """What a model can learn from: controls, the covered perturbations and their sets. Prints what is left out.
 
-    The rows of ``pairs`` are those of the ``train`` returned. Raises :class:`ContractError` if no training cell or
-    profile of a covered perturbation is left.
+    The rows of ``pairs`` are those of the ``train`` returned. Raises
+    :class:`trueshift.models.base.CannotLearnError` if no training cell or profile of a covered perturbation is left.
     """
     labels = train.obs["perturbation"].astype(str).to_numpy()
     kept = covered(labels, train, settings)
@@ -83,9 +128,10 @@ def train_on_covered(
     left_out = sorted(set(labels[~kept]))
     learnt = kept & ~train.obs["is_control"].to_numpy(bool) & (train.obs["role"] == "train").to_numpy()
     if not learnt.any():
-        raise ContractError(
+        raise CannotLearnError(
             f"none of the perturbations in training has the {_words(settings)} that {settings['class']} needs (such as "
-            f"{left_out[0]}); give it others in config/datasets.yaml, or leave the model out"
+            f"{left_out[0]}); give it others in config/datasets.yaml, or leave the model out",
+            NO_FEATURES,
         )
     print(
         f"left out of training, without {_words(settings)}: {len(left_out)} of {len(set(labels))} perturbations, "
@@ -99,30 +145,33 @@ def train_on_covered(
     return train[kept].copy(), pairs
 
 
-def predict_covered(model: Model, query: ad.AnnData, settings: Mapping[str, Any]) -> ad.AnnData:
+def predict_covered(model: Model | NothingLearnt, query: ad.AnnData, settings: Mapping[str, Any]) -> ad.AnnData:
     """The prediction of what can be asked of the model; the rest in its ``uns["unanswered"]``, with the reason.
 
-    Raises :class:`trueshift.models.base.UnseenError` if all that has features was never shown to the model.
+    Where nothing can be asked, the prediction has no rows.
     """
     kept = covered(asked(query)["perturbation"], query, settings)
     if kept.all():
         return _predict_seen(model, query)
     print(f"not asked of the model, without {_words(settings)}: {(~kept).sum()} of {len(kept)} conditions")
-    part = _asking(query, asked(query)[kept])
-    nothing = np.empty((0, query.n_vars), dtype=np.float32)
-    prediction = _predict_seen(model, part) if kept.any() else make_prediction(part, nothing)
-    return _left_out(prediction, query, ~kept, REASON)
+    prediction = _predict_seen(model, _asking(query, kept)) if kept.any() else _without_rows(query)
+    return _left_out(prediction, query, ~kept, NO_FEATURES)
 
 
-def _predict_seen(model: Model, query: ad.AnnData) -> ad.AnnData:
+def _predict_seen(model: Model | NothingLearnt, query: ad.AnnData) -> ad.AnnData:
     try:
         return model.predict(query)
     except UnseenError as error:
-        if error.unseen.all():
-            raise
         print(f"left unanswered: {error.unseen.sum()} of {len(error.unseen)} conditions; {error}")
-        prediction = _predict_seen(model, _asking(query, asked(query)[~error.unseen]))
-        return _left_out(prediction, query, error.unseen, UNSEEN)
+        answered = ~error.unseen
+        prediction = _predict_seen(model, _asking(query, answered)) if answered.any() else _without_rows(query)
+        return _left_out(prediction, query, error.unseen, error.reason)
+
+
+def _without_rows(query: ad.AnnData) -> ad.AnnData:
+    """A prediction of none of the conditions asked."""
+    nothing = np.empty((0, query.n_vars), dtype=np.float32)
+    return make_prediction(_asking(query, np.full(len(asked(query)), False)), nothing)
 
 
 def _left_out(prediction: ad.AnnData, query: ad.AnnData, left: np.ndarray, reason: str) -> ad.AnnData:
@@ -132,9 +181,9 @@ def _left_out(prediction: ad.AnnData, query: ad.AnnData, left: np.ndarray, reaso
     return prediction
 
 
-def _asking(query: ad.AnnData, conditions: pd.DataFrame) -> ad.AnnData:
-    """The same query, asking for some of its conditions only."""
-    conditions = conditions.reset_index(drop=True)
+def _asking(query: ad.AnnData, chosen: np.ndarray) -> ad.AnnData:
+    """The same query, asking for the ``chosen`` of its conditions only, (C,) bool."""
+    conditions = asked(query)[chosen].reset_index(drop=True)
     uns = {**query.uns, "conditions": conditions.set_axis(conditions.index.astype(str))}
     return ad.AnnData(query.X, obs=query.obs, var=query.var, uns=uns, layers=query.layers)
 

@@ -6,9 +6,11 @@ import anndata as ad
 import numpy as np
 
 from trueshift.contract import ContractError, Pairs, asked, make_prediction
-from trueshift.models.base import ArrayModel, centroids, query_controls
+from trueshift.models.base import ArrayModel, CannotLearnError, UnseenError, centroids, query_controls
 from trueshift.models.features import Features
 from trueshift.tracking import Run
+
+ZERO_FEATURES = "features are all zero"
 
 
 def distances(A: np.ndarray, B: np.ndarray, metric: str) -> np.ndarray:
@@ -26,7 +28,8 @@ class KnnFeatures(ArrayModel):
     The δ of a training perturbation is the mean over its conditions. A combination has the sum of its components'
     features, and is a neighbour like any other. ``metric`` is cosine or tanimoto (fingerprints). ``weights`` are
     uniform or distance, 1/d as in scikit-learn: perturbations of the same features then decide alone. Of neighbours
-    equally near, the first by name is taken.
+    equally near, the first by name is taken. Where training has fewer than ``k`` perturbations, all are neighbours.
+    A perturbation whose features are all zero is like nothing: it is no neighbour, and has no answer.
 
     ``features`` names a table, ``target_expression`` (with ``rank`` dimensions) or, None, the only table there is.
     """
@@ -54,14 +57,25 @@ class KnnFeatures(ArrayModel):
             raise ContractError(f"knn_features: metric {self.metric} is unknown; it is cosine or tanimoto")
         if self.weights not in ("distance", "uniform"):
             raise ContractError(f"knn_features: weights {self.weights} are unknown; they are distance or uniform")
+        if self.k < 1:
+            raise ContractError(f"knn_features: k {self.k} must be 1 or more")
         seen = centroids(train)
         perturbation = seen.conditions["perturbation"].to_numpy(str)
         trained = np.unique(perturbation)
-        if not 1 <= self.k <= len(trained):
-            raise ContractError(f"knn_features: k {self.k} must be from 1 to {len(trained)}, the perturbations trained")
         known = Features.read(train, self.features, self.rank, seen)
+        values = known.of(trained)
+        usable = values.any(axis=1)
+        if not usable.any():
+            raise CannotLearnError(
+                f"knn_features: the features {known.source} of all perturbations in training are zero", ZERO_FEATURES
+            )
+        if not usable.all():
+            print(f"no neighbours, features {known.source} all zero: {', '.join(trained[~usable])}")
+        trained = trained[usable]
+        if self.k > len(trained):
+            print(f"k is {self.k}, but training has {len(trained)} perturbations: all are neighbours")
         self.state = {
-            "features": _nonzero(known.of(trained), trained, known.source),
+            "features": values[usable],
             "deltas": np.stack([seen.deltas[perturbation == name].mean(axis=0) for name in trained]),
             **known.arrays(),
         }
@@ -72,7 +86,15 @@ class KnnFeatures(ArrayModel):
         state = self.state
         wanted = asked(query)["perturbation"].astype(str).to_numpy(str)
         known = Features.of_arrays(state)
-        distance = distances(_nonzero(known.of(wanted), wanted, known.source), state["features"], self.metric)
+        values = known.of(wanted)
+        zero = (values == 0).all(axis=1)
+        if zero.any():
+            raise UnseenError(
+                f"perturbation {wanted[zero][0]}: its features {known.source} are all zero, so it is like nothing",
+                zero,
+                ZERO_FEATURES,
+            )
+        distance = distances(values, state["features"], self.metric)
         nearest = np.argsort(distance, axis=1, kind="stable")[:, : self.k]
         near = np.take_along_axis(distance, nearest, axis=1)
         if self.weights == "uniform":
@@ -83,13 +105,3 @@ class KnnFeatures(ArrayModel):
         weight = weight / weight.sum(axis=1, keepdims=True)
         delta = np.einsum("pk,pkg->pg", weight, state["deltas"][nearest])
         return make_prediction(query, query_controls(query) + delta)
-
-
-def _nonzero(values: np.ndarray, perturbations: np.ndarray, source: str) -> np.ndarray:
-    empty = ~values.any(axis=1)
-    if empty.any():
-        raise ContractError(
-            f"perturbation {perturbations[empty][0]}: its features {source} are all zero, so it is like nothing; "
-            "correct the table or leave the perturbation out"
-        )
-    return values

@@ -28,7 +28,16 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, check_genes, matched_controls, query_controls, total_dose
+from trueshift.models.base import (
+    TOO_FEW_CELLS,
+    CannotLearnError,
+    Model,
+    check_genes,
+    matched_controls,
+    query_controls,
+    refuse,
+    total_dose,
+)
 from trueshift.models.molecular_graph import MolecularGraph, batch, graph_of_smiles, join
 from trueshift.models.multidcp_network import MultiDCPNetwork
 from trueshift.models.training import (
@@ -179,7 +188,7 @@ class MultiDCP(Model):
         table = train.obs[~control]
         learnt, held_out = (np.flatnonzero(role[~control] == name) for name in ("train", "val"))
         if not len(learnt):
-            raise ContractError("MultiDCP: no perturbed profile has role train; check the split")
+            raise CannotLearnError("MultiDCP: no perturbed profile has role train; check the split", TOO_FEW_CELLS)
         smiles = smiles_of(train, "train")
         labels = sorted(table["perturbation"].astype(str).unique())
         self.facts: dict[str, Any] = {
@@ -306,12 +315,9 @@ class MultiDCP(Model):
         self.check_fitted()
         check_genes(query, self.facts["genes"], "MultiDCP")
         table = asked(query)
-        for label in table["perturbation"].astype(str):
-            if len(components(label)) > 1 and label not in self.facts["combinations"]:
-                raise ContractError(
-                    f"MultiDCP was never shown the combination {label} in training and cannot predict it; "
-                    "exclude it from this split"
-                )
+        labels, shown = table["perturbation"].astype(str), self.facts["combinations"]
+        unseen = np.array([len(components(label)) > 1 and label not in shown for label in labels])
+        refuse(query, unseen, ["perturbation"], "MultiDCP")
         values = query_controls(query)
         smiles = {**(smiles_of(query, "query") if "structures" in query.uns else {}), **self.facts["smiles"]}
         conditions = self._conditions(table, query, np.arange(query.n_obs), smiles)

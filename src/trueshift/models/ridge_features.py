@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from trueshift.contract import ContractError, Pairs, asked, make_prediction
-from trueshift.models.base import ArrayModel, centroids, query_controls
+from trueshift.models.base import SAME_FEATURES, ArrayModel, CannotLearnError, centroids, query_controls
 from trueshift.models.features import Features
 from trueshift.tracking import Run
 
@@ -70,9 +70,10 @@ class RidgeFeatures(ArrayModel):
         names, groups = np.unique(seen.conditions["perturbation"].to_numpy(str), return_inverse=True)
         scale = ((X - X.mean(axis=0)) ** 2).sum(axis=1).mean()
         if len(names) < 2 or scale <= 1e-20 * (X**2).sum(axis=1).mean():
-            raise ContractError(
+            raise CannotLearnError(
                 f"ridge_features needs training perturbations with different features {known.source}, "
-                f"but {', '.join(names[:3])} do not differ; exclude the model from this split"
+                f"but {', '.join(names[:3])} do not differ; exclude the model from this split",
+                SAME_FEATURES,
             )
         coefficients, chosen = ridge_path(X, seen.deltas, groups, np.array(self.alphas) * scale)
         self.state = {

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from trueshift import gpu
 from trueshift.contract import ContractError, column_means, dense, metadata
+from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError
 from trueshift.tracking import Run
 
 ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "XLA_FLAGS")  # what seeding through scvi-tools sets
@@ -124,13 +125,16 @@ def roles(train: ad.AnnData, batch_size: int) -> tuple[np.ndarray, np.ndarray, i
 
     The batch size is the largest up to the one asked that leaves no batch of a single cell: batch normalisation and
     biolord's module fail on one. A single validation cell is not used.
+
+    Raises :class:`ContractError` for a ``batch_size`` below 2 or none that fits, and
+    :class:`trueshift.models.base.CannotLearnError` for fewer than two cells to train on.
     """
     validation = (train.obs["role"] == "val").to_numpy()
     rows, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
-    if len(rows) < 2 or batch_size < 2:
-        raise ContractError(
-            f"train: {len(rows)} cells to train on, in batches of {batch_size}; both must be at least 2"
-        )
+    if batch_size < 2:
+        raise ContractError(f"batch_size is {batch_size}; give 2 or more")
+    if len(rows) < 2:
+        raise CannotLearnError(f"train: {len(rows)} cells to train on; the model needs at least 2", TOO_FEW_CELLS)
     held_out = held_out if len(held_out) > 1 else held_out[:0]
     fitting = [size for size in range(2, batch_size + 1) if len(rows) % size != 1 and len(held_out) % size != 1]
     if not fitting:

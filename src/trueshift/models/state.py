@@ -28,7 +28,15 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, UnseenError, check_genes, input_cells, total_dose
+from trueshift.models.base import (
+    TOO_FEW_CELLS,
+    CannotLearnError,
+    Model,
+    UnseenError,
+    check_genes,
+    input_cells,
+    total_dose,
+)
 from trueshift.models.features import Features
 from trueshift.models.set_losses import energy_distance, rbf_mmd
 from trueshift.models.state_network import StateNetwork
@@ -253,7 +261,7 @@ class State(Model):
         train = np.flatnonzero(mask & (sets.role == "train"))
         val = np.flatnonzero(mask & (sets.role == "val"))
         if not len(train):
-            raise ContractError("State: pairs hold no set of role train; lower set_size or validation in the split")
+            raise CannotLearnError("State: pairs hold no set of role train; check the split", TOO_FEW_CELLS)
         if len(val) > self.validation_sets:
             val = np.sort(np.random.default_rng([self.seed, 2]).choice(val, self.validation_sets, replace=False))
         return Phase(name, sets.take(train), sets.take(val), steps)

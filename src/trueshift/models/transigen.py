@@ -29,7 +29,15 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import Model, check_genes, control_pools, input_cells, total_dose
+from trueshift.models.base import (
+    TOO_FEW_CELLS,
+    CannotLearnError,
+    Model,
+    check_genes,
+    control_pools,
+    input_cells,
+    total_dose,
+)
 from trueshift.models.features import Features
 from trueshift.models.state_network import RisingReLU
 from trueshift.models.state_training import Cells
@@ -238,10 +246,11 @@ class TranSiGen(Model):
         rows = np.flatnonzero(~train.obs["is_control"].to_numpy(bool))
         validation = (train.obs["role"].astype(str) == "val").to_numpy()[rows]
         training, held_out = np.flatnonzero(~validation), np.flatnonzero(validation)
-        if len(training) < 2 or self.batch_size < 2:
-            raise ContractError(
-                f"TranSiGen: {len(training)} perturbed profiles to train on, in batches of {self.batch_size}; both "
-                "must be at least 2"
+        if self.batch_size < 2:
+            raise ContractError(f"TranSiGen: batch_size is {self.batch_size}; give 2 or more")
+        if len(training) < 2:
+            raise CannotLearnError(
+                f"TranSiGen: {len(training)} perturbed profiles to train on; it needs at least 2", TOO_FEW_CELLS
             )
         labels = train.obs.iloc[rows][["perturbation", "dose"]].astype(str)
         table = labels.drop_duplicates()

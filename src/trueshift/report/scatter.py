@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from trueshift.contract import CONDITION, ContractError
+from trueshift.contract import CONDITION, ContractError, unanswered
 from trueshift.evaluation.pair import Pair
 from trueshift.evaluation.predicted import Predicted
 from trueshift.evaluation.reference import condition_rows, pseudobulks
@@ -44,35 +44,46 @@ _TURNS = np.deg2rad([0, 22, -22, 45, -45, 67, -67, 90, -90, 112, -112, 135, -135
 def predicted_profiles(prediction: ad.AnnData, truth: Truth) -> np.ndarray:
     """x̂ of each condition of ``truth``: the profile or the mean of its cells, (C, G), float64.
 
-    Conditions are matched by name. Raises :class:`ContractError` if conditions or genes are not those of the truth.
+    Conditions are matched by name; one that the prediction leaves unanswered has NaN. Raises :class:`ContractError` if
+    conditions or genes are not those of the truth.
     """
     if prediction.var_names.tolist() != truth.genes.tolist():
         raise ContractError("prediction: its genes are not those of the truth, in the same order; predict again")
-    codes = condition_rows(prediction.obs, truth.conditions, "prediction")
+    codes = condition_rows(prediction.obs, truth.conditions, "prediction", unanswered(prediction))
     return pseudobulks(prediction.X, codes, len(truth.conditions))
 
 
-def plot_scatter(truth: Truth, x_hat: np.ndarray, title: str, conditions: int = CONDITIONS) -> Figure:
+def plot_scatter(
+    truth: Truth, x_hat: np.ndarray, title: str, conditions: int = CONDITIONS, left_out: np.ndarray | None = None
+) -> Figure:
     """δ̂ = x̂ − c_in against δ = x − c_ref of every gene, one panel per condition.
 
     ``x_hat`` (C, G) has the rows of ``truth``. Drawn are the first ``conditions`` of them, those with most
     differentially expressed genes first. Coloured are the 20 genes that the top-k metrics look at, named the 5 of them
     with the largest |δ|. The scores in the corner are those of the tables.
+
+    ``left_out`` (C,) says why a condition is unanswered, empty text where it is answered. The panel of an unanswered
+    one shows the reason; its ``x_hat`` is not looked at.
     """
-    if x_hat.shape != truth.mean.shape or not np.isfinite(x_hat).all():
+    reasons = np.full(len(truth.conditions), "", dtype=object) if left_out is None else left_out
+    answered = reasons == ""
+    if x_hat.shape != truth.mean.shape or not np.isfinite(x_hat[answered]).all():
         raise ContractError(f"prediction: not {truth.mean.shape} finite values, conditions × genes; predict again")
     if conditions < 1:
         raise ContractError(f"conditions: {conditions}; draw at least 1")
     n_deg = truth.conditions["n_deg"].astype("Float64").fillna(-1).to_numpy(float)
     drawn = np.argsort(-n_deg, kind="stable")[:conditions]
     names = condition_names(truth.conditions[CONDITION].astype(str))
-    pair = make_pair(truth, Predicted(x_hat))
+    pair = make_pair(truth, Predicted(np.where(answered[:, None], x_hat, 0), left_out=reasons))
     scores = score_pair(pair, truth, {"metrics": [HEADLINE, "pearson_delta"], "k": [HEADLINE_K]})
 
     figure, axes, side = _grid(len(drawn))
     for ax, i in zip(axes, drawn, strict=True):
         degs = "no test for DEGs" if n_deg[i] < 0 else f"{n_deg[i]:.0f} DEG{'s' if n_deg[i] != 1 else ''}"
         title_panel(ax, names[i], degs, TEXT)
+        if reasons[i]:
+            empty(ax, f"unanswered: {reasons[i]}")
+            continue
         _draw_condition(ax, pair, i, truth.genes, _corner(scores.iloc[2 * i : 2 * i + 2]), side * 72)
     total = len(truth.conditions)
     note = f"\n{len(drawn)} of {total} conditions, those with most DEGs" if len(drawn) < total else ""

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from trueshift.contract import ContractError
 from trueshift.models.additive import Additive
-from trueshift.models.base import centroids
+from trueshift.models.base import CannotLearnError, UnseenError, centroids
 from trueshift.models.condition_mean import ConditionMean
 from trueshift.models.features import Features, gene_embedding
 from trueshift.models.knn_features import KnnFeatures, distances
@@ -92,6 +92,13 @@ def test_refusals(model, condition, message):
 def test_train_mean_knows_its_scopes():
     with pytest.raises(ContractError, match="scope contexts is unknown"):
         TrainMean(scope="contexts").fit(TWO_CONTEXTS)
+
+
+def test_additive_says_which_singles_it_was_never_shown():
+    query = question([("a", "C", "1"), ("a", "A", "1"), ("a", "A+C", "1+1")], a=[0, 0])
+    with pytest.raises(UnseenError, match="additive was never shown perturbation C in training") as error:
+        Additive().fit(TWO_CONTEXTS).predict(query)
+    assert error.value.unseen.tolist() == [True, False, False], "a combination counts what is missing as 0"
 
 
 def test_additive_sums_singles_of_the_context_or_of_all_and_counts_missing_ones_zero():
@@ -358,7 +365,7 @@ def test_ridge_features_trusts_features_that_tell_all():
 def test_ridge_features_needs_features_that_differ(values):
     train = random_screen(["A", "B"])
     train.uns["perturbation_features"]["f"] = table(values, ["A", "B"])
-    with pytest.raises(ContractError, match="needs training perturbations with different features f"):
+    with pytest.raises(CannotLearnError, match="needs training perturbations with different features f"):
         RidgeFeatures().fit(train)
 
 
@@ -409,11 +416,9 @@ def test_knn_of_the_same_features_answers_with_them_alone():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (KnnFeatures(k=4), "k 4 must be from 1 to 3"),
         (KnnFeatures(k=0), "k 0 must be"),
         (KnnFeatures(k=1, metric="euclid"), "metric euclid is unknown"),
         (KnnFeatures(k=1, weights="none"), "weights none are unknown"),
-        (KnnFeatures(k=1), "perturbation C: its features f are all zero"),
     ],
 )
 def test_knn_refusals(model, message):
@@ -421,6 +426,30 @@ def test_knn_refusals(model, message):
     train.uns["perturbation_features"]["f"] = table([[1], [2], [0]], ["A", "B", "C"])
     with pytest.raises(ContractError, match=message):
         model.fit(train)
+
+
+def test_knn_takes_as_many_neighbours_as_there_are(capsys):
+    train = random_screen(["A", "B", "C"])
+    train.uns["perturbation_features"]["f"] = table(np.random.default_rng(6).normal(size=(4, 2)), ["A", "B", "C", "D"])
+    query = question([("x0", "D", "1")], x0=[0] * 6)
+    many = answer(KnnFeatures(k=7), train, query)
+    assert "k is 7, but training has 3 perturbations: all are neighbours" in capsys.readouterr().out
+    assert np.array_equal(many, answer(KnnFeatures(k=3), train, query))
+    assert capsys.readouterr().out == ""
+
+
+def test_knn_finds_nothing_like_a_perturbation_whose_features_are_zero(capsys):
+    train = random_screen(["A", "B", "C"])
+    train.uns["perturbation_features"]["f"] = table([[1, 0], [0, 1], [0, 0], [0, 0]], ["A", "B", "C", "D"])
+    model = KnnFeatures(k=1).fit(train)
+    assert "no neighbours, features f all zero: C\n" in capsys.readouterr().out
+    assert len(model.state["deltas"]) == 2
+    with pytest.raises(UnseenError, match="perturbation D: its features f are all zero") as error:
+        model.predict(question([("x0", "A", "1"), ("x0", "D", "1")], x0=[0] * 6))
+    assert (error.value.unseen.tolist(), error.value.reason) == ([False, True], "features are all zero")
+    only = train[train.obs["perturbation"].isin(["control", "C"]).to_numpy()].copy()
+    with pytest.raises(CannotLearnError, match="of all perturbations in training are zero"):
+        KnnFeatures(k=1).fit(only)
 
 
 def test_features_are_kept_for_the_prediction(tmp_path):

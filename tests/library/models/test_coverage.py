@@ -1,5 +1,6 @@
 """Models that need features, on data where some perturbations have none: they learn from, and answer, the others."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ from trueshift.contract import (
     unanswered,
     write_h5ad,
 )
-from trueshift.models.base import UnseenError, build
-from trueshift.models.coverage import covered, predict_covered, train_on_covered
+from trueshift.models.base import CannotLearnError, build
+from trueshift.models.coverage import (
+    NothingLearnt,
+    covered,
+    fit_covered,
+    load_trained,
+    predict_covered,
+    train_on_covered,
+)
 
 KNN = {"class": "trueshift.models.knn_features.KnnFeatures", "params": {"features": "f", "k": 1}, "needs": ["features"]}
 STRUCTURES = {"class": "m.M", "params": {}, "needs": ["structures"]}
@@ -128,11 +136,11 @@ def test_where_all_are_covered_nothing_changes(capsys: pytest.CaptureFixture[str
 
 
 def test_training_needs_a_covered_perturbation() -> None:
-    with pytest.raises(ContractError, match=r"none of the perturbations in training has the features f that .*KnnFeat"):
+    with pytest.raises(CannotLearnError, match=r"none of the perturbations in training has the features f that .*Knn"):
         train_on_covered(screen(["control", "C"]), None, KNN)
     data = screen(["control", "A", "C"])
     data.obs.loc[data.obs["perturbation"] == "A", "role"] = "val"
-    with pytest.raises(ContractError, match=r"such as C\); give it others"):
+    with pytest.raises(CannotLearnError, match=r"such as C\); give it others"):
         train_on_covered(data, None, KNN)
 
 
@@ -197,10 +205,65 @@ def test_a_perturbation_that_only_the_test_has_is_left_unanswered() -> None:
     assert np.array_equal(answer.X, alone.X) and not len(unanswered(alone))
 
 
-def test_a_model_that_can_answer_nothing_is_an_error() -> None:
+def all_unanswered(answer: ad.AnnData, question: ad.AnnData, file: Path) -> list[str]:
+    """The reasons of a prediction without rows, in the order asked, as they are read from its file."""
+    write_h5ad(answer, file)
+    back = read_h5ad(file)
+    check_prediction(back, question, file)
+    assert back.shape == (0, question.n_vars)
+    reasons = unanswered(back).set_index("perturbation")["reason"]
+    return [reasons[label] for label in asked(question)["perturbation"]]
+
+
+@pytest.mark.parametrize("name", ["perturbation_mean.PerturbationMean", "additive.Additive"])
+def test_a_model_that_can_answer_nothing_leaves_all_unanswered(name: str, tmp_path: Path) -> None:
+    settings = {"class": f"trueshift.models.{name}", "params": {}}
     train = screen()
-    with pytest.raises(UnseenError, match="never shown perturbation Z"):
-        predict_covered(build(MEAN, 0).fit(train), query(train, "Z", "Y"), MEAN)
+    question = query(train, "Z", "Y")
+    answer = predict_covered(build(settings, 0).fit(train), question, settings)
+    assert all_unanswered(answer, question, tmp_path / "p.h5ad") == ["not in training"] * 2
+
+
+RIDGE = {**KNN, "class": "trueshift.models.ridge_features.RidgeFeatures", "params": {"features": "f"}}
+LINEAR = {**RIDGE, "class": "trueshift.models.linear.Linear"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "reason"),
+    [
+        (KNN, ["control", "C"], "no features"),
+        (LINEAR, ["control", "C"], "no features"),
+        (RIDGE, ["control", "A", "C"], "features do not differ"),
+    ],
+)
+def test_a_fold_that_teaches_nothing_gives_a_prediction_without_rows(
+    settings: dict[str, Any], labels: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = screen(labels)
+    trained = fit_covered(build(settings, 0), train, None, settings)
+    assert isinstance(trained, NothingLearnt)
+    assert f"nothing learnt, all conditions will be left unanswered: {trained.message}" in capsys.readouterr().out
+    trained.save(tmp_path)
+    assert json.loads((tmp_path / "nothing_learnt.json").read_text())["reason"] == reason
+    question = query(train, "A", "C", "B")
+    answer = predict_covered(load_trained(tmp_path, settings, 0), question, settings)
+    assert all_unanswered(answer, question, tmp_path / "p.h5ad") == [reason, "no features", reason]
+
+
+def test_a_model_that_learns_is_kept_as_itself(tmp_path: Path) -> None:
+    trained = fit_covered(build(KNN, 0), screen(), None, KNN)
+    assert type(trained) is type(build(KNN, 0))
+    trained.save(tmp_path)
+    answers = [predict_covered(m, query(screen(), "A"), KNN).X for m in (trained, load_trained(tmp_path, KNN, 0))]
+    assert np.array_equal(*answers)
+
+
+def test_a_mistake_in_the_configuration_still_stops() -> None:
+    for params, message in (({"features": "f", "k": 0}, "k 0 must be"), ({"features": "g"}, "features g")):
+        settings = {**KNN, "params": params}
+        with pytest.raises(ContractError, match=message) as error:
+            fit_covered(build(settings, 0), screen(), None, settings)
+        assert not isinstance(error.value, CannotLearnError)
 
 
 def test_what_lacks_features_and_what_was_not_shown_have_their_own_reasons() -> None:

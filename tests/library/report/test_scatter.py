@@ -11,6 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.text import Text
 
 from trueshift.contract import ContractError, make_prediction
+from trueshift.evaluation.predicted import reasons_left_out
 from trueshift.evaluation.reference import truth_statistics
 from trueshift.evaluation.scoring import score
 from trueshift.report import scatter
@@ -185,6 +186,19 @@ def test_conditions_are_matched_by_name(cells, truth, x_hat):
     ):
         with pytest.raises(ContractError, match=message):
             predicted_profiles(wrong, truth)
+
+
+@pytest.mark.parametrize("left", [[1], [0, 1, 2, 3]])
+def test_a_condition_without_answer_shows_why(cells, truth, x_hat, left):
+    answered = np.setdiff1d(np.arange(4), left)
+    prediction = make_prediction(cells, x_hat)[answered].copy()
+    table = truth.conditions.loc[left, ["context", "perturbation", "dose"]].assign(reason="no features")
+    prediction.uns["unanswered"] = table.set_axis(table.index.astype(str))
+    profiles, reasons = predicted_profiles(prediction, truth), reasons_left_out(prediction, truth)
+    assert np.isnan(profiles[left]).all()
+    figure = plot_scatter(truth, profiles, "", left_out=reasons)
+    for ax, row in zip(figure.axes, (1, 2, 0, 3), strict=True):
+        assert (texts(ax)[1:] == ["unanswered: no features"]) == (row in left)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

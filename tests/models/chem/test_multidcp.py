@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 Chem = pytest.importorskip("rdkit.Chem")
 
 from trueshift.contract import ContractError, check_prediction  # noqa: E402
-from trueshift.models.base import build, query_controls  # noqa: E402
+from trueshift.models.base import CannotLearnError, UnseenError, build, query_controls  # noqa: E402
 from trueshift.models.mean_shift import MeanShift  # noqa: E402
 from trueshift.models.molecular_graph import batch, graph_of_molecule, graph_of_smiles  # noqa: E402
 from trueshift.models.multidcp import MultiDCP, dose_codes, pearson, rms  # noqa: E402
@@ -433,11 +433,19 @@ def test_a_combination_is_answered_only_where_it_was_trained() -> None:
     model = MultiDCP(**SMALL, epochs=2).fit(train)
     assert model.facts["doses"] == [1.0, 2.0]
     answer(model, question(train, [("A", "aspirin+salt", "1+1")]))
-    with pytest.raises(ContractError, match=r"combination aspirin\+caffeine"):
+    with pytest.raises(UnseenError, match=r"aspirin\+caffeine") as error:
         model.predict(question(train, [("A", "aspirin", "1"), ("A", "aspirin+caffeine", "1+1")]))
+    assert error.value.unseen.tolist() == [False, True]
 
 
 # --- errors -------------------------------------------------------------------------------------------
+
+
+def test_a_fold_without_profiles_to_train_on_teaches_nothing(train: ad.AnnData) -> None:
+    held_out = train.copy()
+    held_out.obs["role"] = np.where(held_out.obs["is_control"], "control_input", "val")
+    with pytest.raises(CannotLearnError, match="no perturbed profile has role train"):
+        MultiDCP(**SMALL).fit(held_out)
 
 
 def test_structures_are_needed(train: ad.AnnData, brief: MultiDCP) -> None:

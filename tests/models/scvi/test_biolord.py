@@ -13,6 +13,7 @@ import torch
 from planted import HIDDEN, make_query, make_train, share_of_error
 
 from trueshift.contract import ContractError, check_prediction
+from trueshift.models.base import CannotLearnError
 from trueshift.models.biolord import CODES, Biolord
 from trueshift.models.scvi_training import roles, seeded
 from trueshift.tracking import Run
@@ -180,6 +181,10 @@ def test_no_batch_holds_a_single_cell() -> None:
         assert not len(validation)
     with pytest.raises(ContractError, match="batch_size"):
         roles(train, 2)
+    with pytest.raises(ContractError, match="batch_size is 1"):
+        roles(train, 1)
+    with pytest.raises(CannotLearnError, match="1 cells to train on"):
+        roles(train[:1].copy(), 32)
     Biolord(**{**SMALL, "epochs": 1, "batch_size": 64}).fit(train)
 
 
@@ -312,7 +317,7 @@ def test_errors_of_features_name_what_is_wrong() -> None:
     with pytest.raises(ContractError, match="one table of perturbation features"):
         Biolord(**FEATURES).fit(bare)
     bare.uns["perturbation_features"] = {"descriptors": drug_features()[["constant"]]}
-    with pytest.raises(ContractError, match="do not differ in features descriptors"):
+    with pytest.raises(CannotLearnError, match="do not differ in features descriptors"):
         Biolord(**FEATURES).fit(bare)
     with pytest.raises(ContractError, match="D99 has no row"):
         fitted_on_features().predict(drug_query([("A", "D99", "1")]))

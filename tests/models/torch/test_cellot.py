@@ -12,7 +12,7 @@ from library.models.model_cases import cells, question, random_screen  # noqa: E
 
 from trueshift.contract import ContractError, dense  # noqa: E402
 from trueshift.models import cellot  # noqa: E402
-from trueshift.models.base import query_controls  # noqa: E402
+from trueshift.models.base import CannotLearnError, query_controls  # noqa: E402
 from trueshift.models.cellot import CellOT, Draws, Validation  # noqa: E402
 from trueshift.models.cellot_network import Autoencoder, ConvexNetworks, Transport  # noqa: E402
 from trueshift.models.state_training import Cells  # noqa: E402
@@ -546,7 +546,7 @@ def test_data_without_controls_or_perturbed_cells_is_refused() -> None:
     lonely = train[~(train.obs["is_control"] & (train.obs["context"] == "y")).to_numpy()].copy()
     with pytest.raises(ContractError, match="context y has perturbed cells but no control cells"):
         CellOT(**BRIEF).fit(lonely)
-    with pytest.raises(ContractError, match="no perturbed cells to learn from"):
+    with pytest.raises(CannotLearnError, match="no perturbed cells to learn from"):
         CellOT(**BRIEF).fit(train[train.obs["is_control"].to_numpy()].copy())
 
 

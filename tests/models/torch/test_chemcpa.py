@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 
 from trueshift.contract import ContractError, asked, check_prediction, dense, input_controls  # noqa: E402
 from trueshift.models import chemcpa  # noqa: E402
-from trueshift.models.base import build  # noqa: E402
+from trueshift.models.base import CannotLearnError, build  # noqa: E402
 from trueshift.models.chemcpa import ChemCPA  # noqa: E402
 from trueshift.models.chemcpa_data import Rows, Treatments, drugs_of  # noqa: E402
 from trueshift.models.chemcpa_network import (  # noqa: E402
@@ -679,7 +679,7 @@ def test_bad_input_is_named(train: ad.AnnData, learnt: ChemCPA) -> None:
     short.uns["perturbation_features"]["linear"] = train.uns["perturbation_features"]["linear"].drop("D4")
     with pytest.raises(ContractError, match="D4 has no row in perturbation features linear"):
         ChemCPA(**BRIEF).fit(short)
-    with pytest.raises(ContractError, match="no perturbed rows of role train to learn from; check the split"):
+    with pytest.raises(CannotLearnError, match="no perturbed rows of role train to learn from; check the split"):
         ChemCPA(**BRIEF).fit(train[train.obs["is_control"].to_numpy()].copy())
     elsewhere = ask(train, [("C0", "D0")])
     elsewhere.obs["context"] = "C7"

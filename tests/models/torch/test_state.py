@@ -1,5 +1,6 @@
 """State ST: its network, its losses, its training and its answers."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from scipy.spatial.distance import cdist, pdist
 torch = pytest.importorskip("torch")
 
 from trueshift.contract import ContractError, Pairs, asked, check_prediction, dense  # noqa: E402
-from trueshift.models.base import build, query_controls  # noqa: E402
+from trueshift.models.base import CannotLearnError, build, query_controls  # noqa: E402
 from trueshift.models.mean_shift import MeanShift  # noqa: E402
 from trueshift.models.perturbation_mean import PerturbationMean  # noqa: E402
 from trueshift.models.set_losses import distances, energy_distance, median_bandwidth, rbf_mmd  # noqa: E402
@@ -508,6 +509,12 @@ def test_pretraining_then_fine_tuning() -> None:
     model.fit(train, pairs, recorder)
     assert [line["step"] for line in recorder.lines] == [3, 6, 9, 12, 15]
     check_prediction(model.predict(query), query, "prediction")
+
+
+def test_a_fold_without_sets_to_train_on_teaches_nothing(data: tuple) -> None:
+    train, _, _, pairs = data
+    with pytest.raises(CannotLearnError, match="no set of role train"):
+        State(**BRIEF).fit(train, dataclasses.replace(pairs, role=np.full(len(pairs.role), "val")))
 
 
 def test_pretraining_without_sets_for_a_phase_is_an_error(data: tuple) -> None:
