@@ -290,6 +290,7 @@ def test_each_drug_of_a_combination_has_its_own_dose() -> None:
     assert doses.tolist() == [1, 0.5, 10, 1, 0.002, 3]
     assert owner.tolist() == [1, 1, 2, 3, 3, 3]
     assert len(drugs_of(["control"], ["0"])[0]) == 0
+    assert drugs_of(["A", "A+B"], ["1e+12", "1e+12+2"])[1].tolist() == [1e12, 1e12, 2]
     with pytest.raises(ContractError, match=r"dose 1 of A\+B is not one number per drug"):
         drugs_of(["A+B"], ["1"])
 
