@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from profile_scores import score_profiles
 
-from trueshift.contract import ContractError, make_prediction
+from trueshift.contract import CONDITION, ContractError, check_prediction, make_prediction
 from trueshift.evaluation.halves import halvings
 from trueshift.evaluation.reference import TestCells, truth_statistics
+from trueshift.evaluation.registry import METRICS
 from trueshift.evaluation.scoring import LABELS, SCORE_COLUMNS, chosen, label, score
 from trueshift.evaluation.truth import Truth
 
@@ -184,3 +185,17 @@ def test_metrics_of_cells_need_cells(truth: Truth, truth_file: ad.AnnData) -> No
     copied = score(make_prediction(query, cells, codes), truth_file, truth, settings)
     assert (only(copied, "e_distance")["value"] < 0).all()  # U-statistics: the same cells are nearer than chance
     assert only(copied, "de_recall")["value"].iloc[0] > 0.8
+
+
+def test_a_prediction_without_rows_has_no_value_in_any_metric(truth: Truth, truth_file: ad.AnnData) -> None:
+    settings = {"metrics": list(METRICS), "k": ["20", "all"], "duplicate_halvings": 2, "seed": 0}
+    halves, _ = halvings(TestCells(truth_file), truth, settings)
+    conditions = truth_file.uns["conditions"]
+    asking = ad.AnnData(np.zeros((0, 30), np.float32), var=truth_file.var, uns={"conditions": conditions.iloc[:0]})
+    prediction = make_prediction(asking, np.zeros((0, 30)))
+    prediction.uns["unanswered"] = conditions[CONDITION].assign(reason="no features")
+    check_prediction(prediction, truth_file, "prediction")
+    scores = score(prediction, truth_file, truth, settings, halves)
+    assert set(scores["metric"]) == set(METRICS) and len(scores.drop_duplicates(CONDITION)) == 3
+    assert scores["value"].isna().all() and scores["value_half"].isna().all()
+    assert scores["reason"].eq("no features").all()
