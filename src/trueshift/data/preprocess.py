@@ -24,6 +24,7 @@ from trueshift.contract import (
     metadata,
     target_gene,
 )
+from trueshift.data.canonical.features import counted
 from trueshift.data.options import in_range, options
 from trueshift.data.roles import fitting_cells, roles_of
 
@@ -113,8 +114,9 @@ def quality_control(
     A gene is found in a cell where its value is not 0; of profiles and signatures no cell or gene goes unless settings
     say so. ``max_mito`` is a share (0.2 is 20%) and needs counts; for the
     other kinds it is skipped and the report's ``notes`` say so. Returns the data kept and the report (JSON types):
-    cells and genes before, after and removed by reason; cells and controls per context; cells per condition;
-    conditions that vanished. ``found`` is what :func:`found_in` counts, where that is at hand.
+    cells and genes before, after and removed by reason; features that import left out because they are not genes, by
+    type; cells and controls per context; cells per condition; conditions that vanished. ``found`` is what
+    :func:`found_in` counts, where that is at hand.
 
     Raises :class:`ContractError` where more than ``max_loss`` of the cells or genes would go (unless
     ``confirm_loss``), where a context loses all its controls, and where nothing is left.
@@ -153,12 +155,21 @@ def quality_control(
     vanished = conditions[conditions["after"] == 0]
     if len(vanished):
         notes.append(f"{len(vanished)} conditions lost all their cells")
+    not_genes = counted(metadata(adata))
+    if not_genes:
+        shown = ", ".join(f"{number} {name}" for name, number in not_genes.items())
+        notes.append(f"features that are not genes, left out at import: {shown}")
     report = {
         "dataset": name,
         "kind": kind,
         "settings": chosen,
         "cells": {"before": adata.n_obs, "after": int(keep_cells.sum()), "removed": removed_cells},
-        "genes": {"before": adata.n_vars, "after": int(keep_genes.sum()), "removed": removed_genes},
+        "genes": {
+            "before": adata.n_vars,
+            "after": int(keep_genes.sum()),
+            "removed": removed_genes,
+            "not_genes": not_genes,
+        },
         "contexts": contexts.to_dict("records"),
         "conditions": conditions.to_dict("records"),
         "vanished_conditions": vanished[CONDITION].to_dict("records"),

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from trueshift.contract import ContractError, check_canonical, components
 from trueshift.data.canonical import canonicalise as canonical
+from trueshift.data.canonical import features
 from trueshift.data.canonical.canonicalise import canonicalise
 
 VERSIONS = {"source": "a test", "checksum": "sha256:0"}
@@ -382,3 +383,27 @@ def test_gene_found_without_making_large_data_dense(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(canonical.checks, "BLOCK", 4)
     with pytest.raises(ContractError, match="first in gene B"):
         convert(broken(set_value(-1)))
+
+
+def test_features_that_are_not_genes_are_left_out_and_counted() -> None:
+    raw, said = source(), []
+    raw.var["feature_types"] = ["Gene Expression", "Antibody/Capture", "Gene Expression"]
+    settings = {"kind": "counts", "columns": COLUMNS}
+    data = canonicalise(raw, "toy", settings, VERSIONS, log=said.append)
+    assert data.var_names.tolist() == ["A", "C"]
+    np.testing.assert_array_equal(data.X.toarray(), source().X.toarray()[:, [0, 2]])
+    assert features.counted(data.uns["trueshift"]) == {"Antibody/Capture": 1}
+    assert "1 of 3 features are not genes and are left out: 1 Antibody/Capture" in said
+    raw.var["feature_types"] = "Peaks"
+    assert canonicalise(raw, "toy", settings, VERSIONS, log=said.append).n_vars == 3
+    assert any("feature_types never says 'Gene Expression'" in line for line in said)
+
+
+@pytest.mark.parametrize("kind", ["counts", "profile"])
+def test_values_of_16_bits_are_widened(kind: str) -> None:
+    raw = source()
+    wanted = raw.X.toarray()
+    raw.X = wanted.astype(np.float16)
+    data = convert(raw, kind=kind)
+    assert data.X.dtype == np.float32
+    np.testing.assert_array_equal(data.X.toarray() if kind == "counts" else data.X, wanted)

@@ -15,6 +15,7 @@ from scipy import sparse
 from small_screen import make_obs, make_screen
 
 from trueshift.contract import ContractError, dense
+from trueshift.data.canonical.features import noted
 from trueshift.data.preprocess import (
     covariates,
     found_in,
@@ -56,10 +57,18 @@ def test_qc_counts_what_it_removes(screen: ad.AnnData) -> None:
         "after": len(values) - 4,
         "removed": {"min_genes": 4, "max_mito": 0},
     }
-    assert report["genes"] == {"before": 60, "after": 59, "removed": {"min_cells": 1}}
+    assert report["genes"] == {"before": 60, "after": 59, "removed": {"min_cells": 1}, "not_genes": {}}
     assert kept.shape == (len(values) - 4, 59)
     assert "G7" not in kept.var_names
     assert set(screen.obs_names[:4]).isdisjoint(kept.obs_names)
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_qc_says_what_import_left_out_as_no_genes(screen: ad.AnnData) -> None:
+    screen.uns["trueshift"].update(noted({"CRISPR Guide Capture": 5, "a/b": 2}))
+    report = quality_control(screen, OPEN_QC)[1]
+    assert report["genes"]["not_genes"] == {"CRISPR Guide Capture": 5, "a/b": 2}
+    assert any("5 CRISPR Guide Capture, 2 a/b" in note for note in report["notes"])
     assert json.loads(json.dumps(report)) == report
 
 

@@ -29,7 +29,10 @@ def plain(name: str) -> str:
 def text(values: pd.Series) -> pd.Series:
     """Labels as a categorical of text, NaN where there is none."""
     labels = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype("category")
-    return map_labels(labels.cat.remove_unused_categories(), number_text)
+    labels = labels.cat.remove_unused_categories()
+    if labels.cat.categories.dtype == np.float32:  # 0.1 is 0.1, not the 0.10000000149 of 64 bits
+        return map_labels(labels, lambda value: number_text(np.float32(value)))
+    return map_labels(labels, number_text)
 
 
 def map_labels(labels: pd.Series, change: Callable[[Any], str | None]) -> pd.Series:
@@ -64,10 +67,13 @@ def extract(labels: pd.Series, pattern: str, where: str) -> pd.Series:
     return map_labels(labels, first_group)
 
 
-def mapped(obs: pd.DataFrame, spec: str | Mapping[str, Any], where: str, missing: bool = False) -> pd.Series:
+def mapped(
+    obs: pd.DataFrame, spec: str | Mapping[str, Any], where: str, missing: bool = False, remedy: str = ""
+) -> pd.Series:
     """The labels of a canonical column from its mapping: a column name, ``{value: …}`` or ``{from: …, extract: …}``.
 
-    Missing labels are an error that names the column and their number, unless ``missing`` allows them.
+    Missing labels are an error that names the column and their number, unless ``missing`` allows them; ``remedy`` adds
+    one to those that it names.
     """
     spec = {"from": spec} if isinstance(spec, str) else spec
     if "value" in spec:
@@ -81,7 +87,7 @@ def mapped(obs: pd.DataFrame, spec: str | Mapping[str, Any], where: str, missing
     if not missing and labels.isna().any():
         raise ContractError(
             f"{where}: source column '{name}' has {labels.isna().sum()} cells without a label; "
-            f"leave them out (filter: {{{name}: {{present: true}}}}) or fill them in"
+            f"leave them out (filter: {{{name}: {{present: true}}}}) or fill them in{remedy}"
         )
     return labels
 
