@@ -425,7 +425,10 @@ class Plan:
 
     @per_job
     def source_files(self, wildcards: Wildcards) -> list[str]:
-        """The local files an import reads, as far as they are there: a change of theirs reruns it."""
+        """The local files an import reads, as far as they are there: a change of theirs reruns it.
+
+        Of a folder they are the files in it.
+        """
         entry = self.dataset(wildcards.dataset)
         features = [file for file in entry.get("features", {}).values() if file not in MADE_FEATURES]
         settings, keys = entry["source"], self.source.constants(self.reader(wildcards.dataset))["FILES"]
@@ -434,8 +437,9 @@ class Plan:
             by_name = isinstance(value, dict) and "path" not in value
             source += value.values() if by_name else [value]
         files = [*source, *features, *([entry["structures"]] if "structures" in entry else [])]
-        paths = map(self.located, files)
-        return [str(path) for path in paths if path.is_file()]
+        paths = [self.located(file) for file in files]
+        inside = [file for path in paths if path.is_dir() for file in sorted(path.glob("[!.]*"))]
+        return [str(path) for path in [*paths, *inside] if path.is_file()]
 
     @per_job
     def settings(self, wildcards: Wildcards) -> str:

@@ -32,19 +32,28 @@ class LocalFile:
     checksum: str
 
 
-def ensure(entry: str | Mapping[str, Any], data_folder: str | Path, log: Log = print, pause: float = 1.0) -> LocalFile:
+def ensure(
+    entry: str | Mapping[str, Any],
+    data_folder: str | Path,
+    log: Log = print,
+    pause: float = 1.0,
+    folder: bool = False,
+) -> LocalFile:
     """Returns a checked file; fetches it first when it is not there and the entry has an address.
 
     ``entry`` is a path, or a mapping with ``path`` and optionally ``url``, ``sha256`` or ``md5``, and ``obtain`` (a
     sentence for people: how to get a file that has no open address). ``{data}`` in a path is the data folder.
-    ``pause`` is the wait in seconds before the first new attempt; it doubles with each.
+    ``pause`` is the wait in seconds before the first new attempt; it doubles with each. With ``folder`` a folder of
+    files will do too.
 
     Raises :class:`ContractError` if the file is missing and cannot be fetched (saying which file to place where), if
     its checksum is not the declared one, or if a file with an address has no declared checksum.
     """
     path, url = located(entry, data_folder), _facts(entry).get("url")
     if path.exists():
-        found = checksum(path, algorithm_of(entry))
+        if not path.is_file() and not (folder and path.is_dir()):
+            raise ContractError(f"{path}: is {'a folder' if path.is_dir() else 'no file'}; name a file")
+        found = (folder_checksum if path.is_dir() else checksum)(path, algorithm_of(entry))
     elif url:
         found = _download(url, path, declared(entry), log, pause)
     else:
@@ -95,6 +104,13 @@ def checksum(path: str | Path, algorithm: str = "sha256") -> str:
     """The checksum of a file as ``algorithm:hex``."""
     with Path(path).open("rb") as stream:
         return f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"
+
+
+def folder_checksum(folder: Path, algorithm: str = "sha256") -> str:
+    """That of the names and checksums of the files in a folder, as ``sha256sum *`` lists them, without hidden ones."""
+    files = sorted(file for file in folder.glob("[!.]*") if file.is_file())
+    listing = "".join(f"{checksum(file, algorithm).split(':')[1]}  {file.name}\n" for file in files)
+    return f"{algorithm}:{hashlib.new(algorithm, listing.encode()).hexdigest()}"
 
 
 def _download(url: str, path: Path, declared: str | None, log: Log, pause: float) -> str:

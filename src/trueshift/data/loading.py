@@ -3,12 +3,14 @@
 A format is a module of :mod:`trueshift.data.sources`, found by its name alone: a new one is a new file and no other
 change. It has
 
-* ``read``: a function of the settings of ``source`` and, if it names them, of ``log`` and ``values`` (see
-  :func:`load`). It returns AnnData, shape (cells, genes), as the source has it. Settings without default are required.
+* ``read``: a function of the settings of ``source`` and, if it names them, of ``log``, ``values`` (see :func:`load`)
+  and ``scratch`` (a file that it may write meanwhile, or None). It returns AnnData, shape (cells, genes), as the source
+  has it. Settings without default are required.
 * ``FILES``: which of its settings are files. ``read`` is given paths, once the files are there and checked. A file is
   written as a path, or as a mapping with ``path``, ``url``, ``sha256`` or ``md5``, and ``obtain``
   (:mod:`trueshift.data.download`); ``{data}`` in a path is the data folder. The one called ``path`` is written among
   the settings of ``source`` themselves, and the one called ``files`` is a mapping of files by name.
+* ``FOLDERS``: which of its files may be a folder of files instead; none if it is not there.
 * ``COLUMNS``, for a source that is in canonical columns already: what ``columns`` is where the user does not say.
 """
 
@@ -34,7 +36,7 @@ from trueshift.data.options import check_keys, choices
 from trueshift.values import DENSE
 
 FORMATS = tuple(module.name for module in pkgutil.iter_modules(sources.__path__))
-GIVEN = ("log", "values")  # what a reader gets beside its settings
+GIVEN = ("log", "values", "scratch")  # what a reader gets beside its settings
 
 
 def load(
@@ -62,7 +64,7 @@ def load(
     reader = importlib.import_module(f"trueshift.data.sources.{kind}")
     files, rest = _files(reader, source, f"dataset {name}, source", data_folder, log)
     takes = inspect.signature(reader.read).parameters
-    given = {"log": log, "values": values if settings.get("kind") in DENSE else None}
+    given = {"log": log, "values": values if settings.get("kind") in DENSE else None, "scratch": values}
     raw = reader.read(**{key: _paths(file) for key, file in files.items()}, **rest, **_taken(given, takes))
     used = [file for entry in files.values() for file in (entry.values() if isinstance(entry, dict) else [entry])]
     provenance = {
@@ -96,7 +98,7 @@ def _files(
                 raise ContractError(f"{where}: files names no files; write a name and a path for each: {{A549: path}}")
             files[name] = {str(label): ensure(file, data_folder, log) for label, file in entry.items()}
         else:
-            files[name] = ensure(entry, data_folder, log)
+            files[name] = ensure(entry, data_folder, log, folder=name in getattr(reader, "FOLDERS", ()))
     return files, {name: value for name, value in source.items() if name not in entries and name not in own}
 
 

@@ -1,5 +1,6 @@
 """GCTX: values by profile and gene, metadata as text and numbers, and what is wrong by name."""
 
+import gzip
 from pathlib import Path
 
 import h5py
@@ -87,6 +88,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, changed: dict, message: str) -> 
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.gctx").write_text("#1.3\n")
+    (tmp_path / "a.gctx").write_text("a,b\n")
     with pytest.raises(ContractError, match=r"a\.gctx: cannot be read as GCTX"):
         gctx.read(tmp_path / "a.gctx")
+    for content in (b"#1.3\n", gzip.compress(b"#1.2\n")):
+        (tmp_path / "a.gctx").write_bytes(content)
+        with pytest.raises(ContractError, match=r"a\.gctx: .* use format: gct"):
+            gctx.read(tmp_path / "a.gctx")

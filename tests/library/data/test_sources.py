@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +55,20 @@ def test_h5ad(h5ad_file: Path, layer: str) -> None:
     assert {"trueshift", "anndata", "numpy", "pandas", "scipy"} < set(provenance)
 
 
+@pytest.mark.parametrize("scratch", [True, False])
+def test_h5ad_gzipped(h5ad_file: Path, tmp_path: Path, scratch: bool) -> None:
+    packed = gzip.compress(h5ad_file.read_bytes())
+    (tmp_path / "packed.h5ad").write_bytes(packed)
+    settings = {"kind": "counts", "columns": COLUMNS}
+    source = {"format": "h5ad", "path": "{data}/packed.h5ad", "layer": "counts"}
+    place = tmp_path / "unpacked" if scratch else None
+    check(load("toy", {**settings, "source": source}, tmp_path, lambda _: None, place))
+    assert (tmp_path / "unpacked").exists() == scratch
+    (tmp_path / "packed.h5ad").write_bytes(packed[:-20])
+    with pytest.raises(ContractError, match=r"packed\.h5ad: cannot be unpacked"):
+        get(tmp_path, source)
+
+
 def test_h5ad_x_is_the_default(h5ad_file: Path) -> None:
     data = get(h5ad_file.parent, {"format": "h5ad", "path": str(h5ad_file)}, kind="lognorm")
     np.testing.assert_array_equal(data.X.toarray(), np.log1p(COUNTS) * 2)
@@ -69,8 +84,17 @@ def test_h5ad_mistakes(h5ad_file: Path) -> None:
         get(h5ad_file.parent, {**source, "layr": "counts"})
     with pytest.raises(ContractError, match=r"absent\.h5ad: no such file"):
         get(h5ad_file.parent, {"format": "h5ad", "path": "{data}/absent.h5ad"})
+    (h5ad_file.parent / "set.txt").write_text("no HDF5")
+    with pytest.raises(ContractError, match=r"set\.txt: is no h5ad"):
+        get(h5ad_file.parent, {"format": "h5ad", "path": "{data}/set.txt"})
+    with pytest.raises(ContractError, match=r": is a folder; name a file"):
+        get(h5ad_file.parent, {"format": "h5ad", "path": "{data}"})
+    with h5py.File(h5ad_file, "r+") as file:
+        file["obs/guide"].attrs["encoding-type"] = "array-of-tomorrow"
+    with pytest.raises(ContractError, match=r"set\.h5ad: obs 'guide' is stored as array-of-tomorrow, which anndata 0"):
+        get(h5ad_file.parent, source)
     h5ad_file.write_bytes(h5ad_file.read_bytes()[:2000])
-    with pytest.raises(ContractError, match=r"set\.h5ad: cannot be read"):
+    with pytest.raises(ContractError, match=r"set\.h5ad: is shorter than its own table of contents"):
         get(h5ad_file.parent, source)
 
 
@@ -146,10 +170,78 @@ def test_mtx_mistakes(mtx_folder: Path) -> None:
         get(mtx_folder, mtx())
 
 
+LISTS = {
+    "Cell Ranger": ("c1\nc2\nc3\nc4\n", "ENSG0\tg1\tGene Expression\nENSG1\tg2\tGene Expression\nENSG2\tg3\tx\n"),
+    "write.csv": (
+        '"","x"\n"1","c1"\n"2","c2"\n"3","c3"\n"4","c4"\n',
+        '"","V1","V2"\n"1","ENSG0","g1"\n"2","ENSG1","g2"\n"3","ENSG2","g3"\n',
+    ),
+    "write.csv without row names": (
+        '"barcode"\n"c1"\n"c2"\n"c3"\n"c4"\n',
+        '"id","name"\r\n"ENSG0","g1"\r\n"ENSG1","g2"\r\n"ENSG2","g3"\r\n',
+    ),
+    "write.table": (
+        '"x"\n"1" "c1"\n"2" "c2"\n"3" "c3"\n"4" "c4"\n',
+        '"id" "name"\n"1" "ENSG0" "g1"\n"2" "ENSG1" "g2"\n"3" "ENSG2" "g3"\n',
+    ),
+    "row names that are ids": ("c1,1\nc2,2\nc3,3\nc4,4\n", '"","symbol"\n"ENSG0","g1"\n"ENSG1","g2"\n"ENSG2","g3"\n'),
+    "pandas": (",0\n0,c1\n1,c2\n2,c3\n3,c4\n", "id;name\nENSG0;g1\nENSG1;g2\nENSG2;g3\n"),
+}
+
+
+@pytest.mark.parametrize("form", LISTS)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_mtx_lists_in_the_forms_of_cell_ranger_and_r(mtx_folder: Path, form: str, zipped: bool) -> None:
+    said: list[str] = []
+    for name, text in zip(("cells.txt", "genes.csv"), LISTS[form], strict=True):
+        (mtx_folder / name).write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    data = get(mtx_folder, mtx(barcodes="{data}/cells.txt", genes="{data}/genes.csv"), said)
+    genes = 2 if form == "Cell Ranger" else 3  # the third is of another type there
+    np.testing.assert_array_equal(data.X.toarray(), COUNTS[:, :genes])
+    assert data.obs_names.tolist() == CELLS and data.var_names.tolist() == GENES[:genes]
+    assert data.var["gene_id"].tolist() == ["ENSG0", "ENSG1", "ENSG2"][:genes]
+    form_of_cells = {"write.csv": "commas, a header line, row numbers", "Cell Ranger": "one name a line"}
+    assert f"cells.txt: 4 cells ({form_of_cells.get(form, '')}" in "\n".join(said)
+    write_h5ad(data, mtx_folder / "imported.h5ad")
+    assert read_h5ad(mtx_folder / "imported.h5ad").obs_names.tolist() == CELLS
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"g1\tx\ng2\ng3\tx\ty\n", b"\x89HDF\xff\xfe", gzip.compress(b"g1\n" * 999)[:-9]]
+)
+def test_mtx_lists_in_no_known_form(mtx_folder: Path, content: bytes) -> None:
+    (mtx_folder / "genes.tsv").write_bytes(content)
+    with pytest.raises(ContractError, match=r"genes\.tsv: ") as error:
+        get(mtx_folder, mtx())
+    assert "\n" not in str(error.value)
+
+
+def test_genes_that_share_a_name_are_told_apart_by_id(mtx_folder: Path) -> None:
+    (mtx_folder / "genes.tsv").write_text("ENSG0\tg1\nENSG1\tg2\nENSG2\tg1\n")
+    assert get(mtx_folder, mtx()).var_names.tolist() == ["g1_ENSG0", "g2", "g1_ENSG2"]
+
+
 def test_metadata_with_a_repeated_cell(mtx_folder: Path) -> None:
     pd.concat([OBS, OBS.iloc[:1]]).to_csv(mtx_folder / "obs.csv")
     with pytest.raises(ContractError, match=r"obs\.csv: cell id c1 occurs twice"):
         get(mtx_folder, mtx())
+
+
+def test_a_separator_that_is_another_is_named_and_can_be_set(tmp_path: Path) -> None:
+    frame = pd.DataFrame(COUNTS, index=pd.Index(CELLS, name="cell"), columns=GENES)
+    source = {"format": "table", "expression": "{data}/expression.csv", "metadata": "{data}/obs.csv"}
+    for mark, words in ((";", "semicolons"), ("\t", "tabs")):
+        frame.to_csv(tmp_path / "expression.csv", sep=mark)
+        OBS.to_csv(tmp_path / "obs.csv", sep=mark)
+        written = mark.replace("\t", "\\\\t")
+        with pytest.raises(
+            ContractError, match=rf'expression\.csv: .* {words}, not commas; set separator: "{written}"'
+        ):
+            get(tmp_path, source)
+        check(get(tmp_path, {**source, "separator": mark}))
+    OBS.to_csv(tmp_path / "obs.csv", sep=";")
+    with pytest.raises(ContractError, match=r"obs\.csv: its separator seems to be semicolons, not tabs"):
+        get(tmp_path, {**source, "separator": "\t"})
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "tsv.gz", "parquet"])

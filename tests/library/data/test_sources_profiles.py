@@ -89,10 +89,10 @@ def test_doses_that_are_not_there_or_in_another_unit(tmp_path: Path) -> None:
     lacking = r"'dose' has 1 perturbed cells without a dose, first p:A02 \(aspirin\); leave them out with filter:"
     with pytest.raises(ContractError, match=lacking):
         get_plate(tmp_path, {5: "dose\tna\t0\t-666\t10 uM"})
-    with pytest.raises(ContractError, match=r"dose '10 nM' of 'ibuprofen' is not a number in uM; use extract:"):
-        get_plate(tmp_path, {5: "dose\tna\t-666\t0.04 uM\t10 nM"})
-    with pytest.raises(ContractError, match=r"dose '0.04 uM' of 'aspirin' is not a number; .* name its unit"):
-        get_plate(tmp_path, {5: "dose\tna\t-666\t0.04 uM\t10 uM"}, dose="dose")
+    for dose in ({"from": "dose", "unit": "uM"}, "dose"):
+        data = get_plate(tmp_path, {5: "dose\tna\t-666\t0.04 uM\t10 nM"}, dose=dose)
+        assert data.obs["dose"].tolist() == ["0", "0.04", "0.01"]
+        assert data.uns["trueshift"]["dose_unit"] == "uM"
 
 
 def test_minus_666_is_no_dose_in_other_formats_either(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ A GCT file is text with tabs, genes × profiles (https://clue.io/connectopedia/g
     one line per gene: its id, its metadata, a value per profile
 """
 
-import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,9 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError
-from trueshift.data.frames import LINCS_MISSING
+from trueshift.data.frames import LINCS_MISSING, open_text
 
-GZIP = b"\x1f\x8b"
 FILES = ("path",)
-UTF8 = "utf-8-sig"  # with or without a byte order mark
 ID = "id"  # the obs column with the ids of the profiles
 
 Lines = Iterator[tuple[int, list[str]]]
@@ -78,9 +75,7 @@ def read(path: str | Path) -> ad.AnnData:
 def _lines(path: str | Path) -> Iterator[Lines]:
     """The lines of a text file, plain or gzipped, numbered from 1, split at tabs; empty ones are left out."""
     try:
-        with Path(path).open("rb") as start:
-            zipped = start.read(len(GZIP)) == GZIP
-        with gzip.open(path, "rt", encoding=UTF8) if zipped else Path(path).open(encoding=UTF8) as text:
+        with open_text(path) as text:
             yield ((n, line.rstrip("\r\n").split("\t")) for n, line in enumerate(text, 1) if line.strip())
     except UnicodeDecodeError as error:
         raise ContractError(f"{path}: not text in UTF-8 ({error}); convert it, for instance with iconv") from error

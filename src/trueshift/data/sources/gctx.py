@@ -4,6 +4,8 @@ https://clue.io/connectopedia/gctx_format. ``/0/DATA/0/matrix`` holds the values
 ids and metadata of profiles, ``/0/META/ROW`` those of genes, an array each, with ``id`` among them.
 """
 
+import contextlib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError
-from trueshift.data.frames import LINCS_MISSING, read_frame
+from trueshift.data.frames import LINCS_MISSING, open_text, read_frame
 from trueshift.data.options import choices
 
 FILES = ("path", "genes")
@@ -50,6 +52,7 @@ def read(path: str | Path, genes: str | Path | None = None, log: Callable[[str],
                 block = matrix[start : start + step]
                 values[start : start + step] = block[:, kept]
     except (OSError, KeyError) as error:
+        _refuse_text(path)
         raise ContractError(f"{path}: cannot be read as GCTX ({error}); fetch it again") from error
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
@@ -60,6 +63,13 @@ def read(path: str | Path, genes: str | Path | None = None, log: Callable[[str],
         )
     log(f"{len(obs)} profiles, {len(kept)} of {n_genes} genes")
     return ad.AnnData(values, obs=obs, var=var)
+
+
+def _refuse_text(path: str | Path) -> None:
+    """Says so where a file is GCT, the text form, whatever its name."""
+    with contextlib.suppress(OSError, EOFError, UnicodeDecodeError, zlib.error), open_text(path) as text:
+        if text.read(3) == "#1.":
+            raise ContractError(f"{path}: this is GCT, text, not GCTX; use format: gct")
 
 
 def _metadata(group: h5py.Group, name: str, path: str | Path) -> pd.DataFrame:

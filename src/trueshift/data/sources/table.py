@@ -19,14 +19,16 @@ def read(
     metadata: str | Path,
     cell_column: str | None = None,
     transpose: bool = False,
+    separator: str | None = None,
     log: Callable[[str], None] = print,
 ) -> ad.AnnData:
     """Reads expression (rows cells, first column their ids; genes × cells with ``transpose``) and metadata.
 
     ``cell_column`` is the metadata column with the cell ids, by default the first. Cells without metadata are left
-    out, which the log says. Raises :class:`ContractError` on text among the values and on ids that do not match.
+    out, which the log says. ``separator`` is what separates the columns of text files, by default commas, and tabs of
+    ``.tsv`` and ``.txt``. Raises :class:`ContractError` on text among the values and on ids that do not match.
     """
-    values = read_frame(expression)
+    values = read_frame(expression, separator, settable=True)
     values = values.set_index(values.columns[0]) if isinstance(values.index, pd.RangeIndex) else values
     words = [column for column in values if not pd.api.types.is_numeric_dtype(values[column])]
     if words:
@@ -36,4 +38,4 @@ def read(
     rows, columns = text_index(values.index), text_index(values.columns)
     if transpose:
         matrix, rows, columns = matrix.T.tocsr(), columns, rows
-    return join(matrix, rows, pd.DataFrame(index=columns), metadata, cell_column, log)
+    return join(matrix, rows, pd.DataFrame(index=columns), metadata, cell_column, separator, log)

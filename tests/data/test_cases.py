@@ -1,0 +1,70 @@
+"""Files that users brought, each the same small screen with one fault, from the command line to a table or a refusal.
+
+The folder ``cases`` stands beside the one that TRUESHIFT_DATA names; each of its folders has a file, and the
+configuration ``my.yaml`` that reads it.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from project import Project
+
+CASES = Path(os.environ.get("TRUESHIFT_DATA", "none")).resolve().parent / "cases"
+pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="TRUESHIFT_DATA has no folder cases beside it")
+
+LIKE_BASE = (
+    "bool_pert ctrl_None f16_dense h5ad_guides h5ad_gz mtx_plain numeric_ctrl0 numeric_ctrl9 self_pair_zero"
+).split()
+REFUSED = {
+    "dose_mixed_advice": ["extract", "'100 nM'", "'1 µM'"],
+    "drug_plus_silent": ["NAD+ synthesis inhibitor", "Na+/K+ ATPase blocker", "Ca2+ ionophore", "separator: null"],
+    "future_encoding": ["in.h5ad", "'guide'", "arrow-string-array", "anndata 0."],
+    "real_10x_h5": ["10x.h5", "format: tenx"],
+    "real_l1000_gctx": ["test_l1000.gctx", "format: gct"],
+    "table_semicolon": ["counts.csv", "semicolons", 'separator: ";"'],
+    "truncated": ["in.h5ad", "shorter than its own table of contents"],
+}
+
+
+def run(folder: Path, names: list[str], *targets: str, check: bool = True) -> Project:
+    """Runs all cases of these names as one configuration."""
+    settings = {name: yaml.safe_load((CASES / name / "my.yaml").read_text()) for name in names}
+    entries = {}
+    for name, of in settings.items():
+        entries[name] = json.loads(json.dumps(of["datasets"][name]).replace("{data}", str(CASES / name)))
+    config = {**settings[names[0]], "data_folder": str(CASES), "datasets": entries}
+    config["run"] = {"datasets": names, "splits": ["all"], "models": ["additive"], "seeds": [0]}
+    (folder / "cases.yaml").write_text(yaml.safe_dump(config))
+    project = Project(folder / "project", config=folder / "cases.yaml")
+    project.snakemake(*targets, "--cores", "2", check=check)
+    return project
+
+
+def test_screens_whose_fault_has_a_meaning_score_as_the_one_without(tmp_path: Path) -> None:
+    names = ["base", *LIKE_BASE]
+    project = run(tmp_path, names, "results/tables/topk_r2_wide.csv")
+    table = pd.read_csv(project.folder / "results/tables/topk_r2_wide.csv").set_index("dataset")
+    base = table.loc["base"].reset_index(drop=True)
+    assert base.set_index("model").loc["additive", ["r2_top20", "r2_topall"]].tolist() == [0.943, 0.88]
+    for name in LIKE_BASE:
+        pd.testing.assert_frame_equal(table.loc[name].reset_index(drop=True), base, obj=name)
+    report = json.loads((project.folder / "results/h5ad_guides/qc.json").read_text())
+    assert sum(report["genes"]["not_genes"].values()) == 5
+    said = (project.folder / "results/logs/self_pair_zero/import_data.log").read_text()
+    assert "labels that name one perturbation several times" in said
+
+
+def test_files_that_cannot_be_read_right_are_refused_in_one_line_with_a_remedy(tmp_path: Path) -> None:
+    targets = [f"results/{name}/imported.h5ad" for name in REFUSED]
+    project = run(tmp_path, list(REFUSED), *targets, check=False)
+    for name, words in REFUSED.items():
+        log = (project.folder / f"results/logs/{name}/import_data.log").read_text()
+        errors = [line for line in log.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "Traceback" not in log, log
+        assert all(word in errors[0] for word in words), errors[0]
+        assert "delete" not in errors[0]
+        assert not (project.folder / f"results/{name}/imported.h5ad").exists()
