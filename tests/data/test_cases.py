@@ -16,9 +16,17 @@ from project import Project
 CASES = Path(os.environ.get("TRUESHIFT_DATA", "none")).resolve().parent / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="TRUESHIFT_DATA has no folder cases beside it")
 
-LIKE_BASE = (
-    "bool_pert ctrl_None f16_dense h5ad_guides h5ad_gz mtx_plain numeric_ctrl0 numeric_ctrl9 self_pair_zero"
-).split()
+LIKE_BASE = [
+    "bool_pert",
+    "ctrl_None",
+    "f16_dense",
+    "h5ad_guides",
+    "h5ad_gz",
+    "mtx_plain",
+    "numeric_ctrl0",
+    "numeric_ctrl9",
+    "self_pair_zero",
+]
 REFUSED = {
     "dose_mixed_advice": ["extract", "'100 nM'", "'1 µM'"],
     "drug_plus_silent": ["NAD+ synthesis inhibitor", "Na+/K+ ATPase blocker", "Ca2+ ionophore", "separator: null"],

@@ -155,6 +155,12 @@ def quality_control(
     vanished = conditions[conditions["after"] == 0]
     if len(vanished):
         notes.append(f"{len(vanished)} conditions lost all their cells")
+    mixed = adata.obs.groupby("batch", observed=True)["is_control"].nunique() > 1
+    if len(mixed) > 1 and not mixed.any():
+        notes.append(
+            "every batch holds only treated or only control cells: effects cannot be told from batches; "
+            "map batch to what both share (columns: batch)"
+        )
     not_genes = counted(metadata(adata))
     if not_genes:
         shown = ", ".join(f"{number} {name}" for name, number in not_genes.items())

@@ -72,6 +72,17 @@ def test_qc_says_what_import_left_out_as_no_genes(screen: ad.AnnData) -> None:
     assert json.loads(json.dumps(report)) == report
 
 
+def test_qc_says_where_no_batch_has_both_treated_and_controls(screen: ad.AnnData) -> None:
+    def said() -> list[str]:
+        return [note for note in quality_control(screen, OPEN_QC)[1]["notes"] if "every batch" in note]
+
+    assert not said()
+    screen.obs["batch"] = np.where(screen.obs["is_control"], "a", "b")
+    assert len(said()) == 1
+    screen.obs.loc[screen.obs_names[screen.obs["is_control"]][0], "batch"] = "b"
+    assert not said()
+
+
 def test_qc_equals_scanpy_filters(screen: ad.AnnData) -> None:
     import scanpy as sc
 
