@@ -219,6 +219,9 @@ def test_mtx_lists_in_no_known_form(mtx_folder: Path, content: bytes) -> None:
 def test_genes_that_share_a_name_are_told_apart_by_id(mtx_folder: Path) -> None:
     (mtx_folder / "genes.tsv").write_text("ENSG0\tg1\nENSG1\tg2\nENSG2\tg1\n")
     assert get(mtx_folder, mtx()).var_names.tolist() == ["g1_ENSG0", "g2", "g1_ENSG2"]
+    (mtx_folder / "genes.tsv").write_text("g1\ng2\ng1\n")
+    with pytest.warns(UserWarning), pytest.raises(ContractError, match="1 gene ids occur more than once, first g1;"):
+        get(mtx_folder, mtx())
 
 
 def test_metadata_with_a_repeated_cell(mtx_folder: Path) -> None:

@@ -83,6 +83,7 @@ def unique_names(names: pd.Series, var: pd.DataFrame, log: Callable[[str], None]
     """
     kinds = var[TYPES] if TYPES in var else pd.Series("", index=var.index)
     shared = pd.DataFrame({"name": names.to_numpy(), "kind": kinds.to_numpy()}).duplicated(keep=False).to_numpy()
+    shared &= names.to_numpy() != var["gene_id"].to_numpy()  # there it would tell nothing apart
     if shared.any():
         log(f"{shared.sum()} genes share their name with another and get their id added: {names[shared].iloc[0]} …")
     return pd.Index(np.where(shared, names + "_" + var["gene_id"].to_numpy(), names))
