@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,21 @@ def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_wo
     config["datasets"]["simulated"]["features"]["kpgt"]["key"] = "smile"
     with pytest.raises(WorkflowError, match=r"features\.kpgt\.key: unknown value 'smile'; did you mean 'smiles'"):
         check_config(config, CODE)
+
+
+def test_the_files_of_a_folder_are_sources(config, tmp_path):
+    folder = tmp_path / "tenx"
+    (folder / "inside").mkdir(parents=True)
+    for name in ("matrix.mtx.gz", "barcodes.tsv.gz", ".hidden"):
+        (folder / name).touch()
+    config["data_folder"] = str(tmp_path)
+    config["datasets"]["simulated"] |= {
+        "source": {"format": "tenx", "path": "{data}/tenx", "metadata": "{data}/absent.csv"},
+        "columns": {"perturbation": {"from": "guide", "control": None}, "context": "line"},
+    }
+    check_config(config, CODE)
+    found = [Path(path).name for path in Plan(config, CODE).source_files(wildcards())]
+    assert found == ["barcodes.tsv.gz", "matrix.mtx.gz"]
 
 
 def test_every_dataset_is_gathered_once(config):
