@@ -1,0 +1,242 @@
+"""Every source format from a file to a row of a table: one run, one small dataset a format, as a user would run it."""
+
+import gzip
+import json
+import pickle
+import sys
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from project import ROOT, Project
+from scipy import sparse
+from scipy.io import mmwrite
+
+sys.path.append(str(ROOT / "tests/library/data"))
+import tenx_files
+import torch_files
+
+from trueshift.data.loading import FORMATS
+
+# --- a screen of cells, written in every format that holds cells ---------------------------------------
+
+GENES = [f"G{i}" for i in range(24)]
+FEATURES = [(f"ENSG{i}", name, "Gene Expression") for i, name in enumerate(GENES)]
+COLUMNS = {"perturbation": {"from": "guide", "control": "NT"}, "context": "line"}
+
+
+def screen():
+    """Two lines of 80 controls and two perturbations of 24 cells each: counts (cells, genes), and what is known."""
+    rng = np.random.default_rng(0)
+    base, effects = rng.uniform(2, 20, (2, len(GENES))), {"NT": 1.0, "A": 3.0, "B": 0.3}
+    obs = pd.DataFrame(
+        [(line, guide) for line in (0, 1) for guide, n in (("NT", 80), ("A", 24), ("B", 24)) for _ in range(n)],
+        columns=["line", "guide"],
+    )
+    rates = base[obs["line"]].copy()
+    rates[:, :6] *= obs["guide"].map(effects).to_numpy()[:, None]
+    obs["line"] = obs["line"].map({0: "K562", 1: "RPE1"})
+    obs.index = pd.Index([f"cell{i}" for i in range(len(obs))], name="cell")
+    return rng.poisson(rates).astype(np.float32), obs
+
+
+def of_cells(folder):
+    """The sources of one screen, by name of the dataset, all files written."""
+    counts, obs = screen()
+    cells = obs.index.tolist()
+    obs.to_csv(folder / "cells.csv")
+    var = pd.DataFrame({"feature_types": "Gene Expression"}, index=GENES)
+    ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=var).write_h5ad(folder / "screen.h5ad")
+    pd.DataFrame(counts.astype(int), index=obs.index, columns=GENES).to_csv(folder / "counts.csv", sep=";")
+    obs.to_csv(folder / "cells_semicolon.csv", sep=";")
+    tenx_files.write_folder(folder / "tenx", counts, cells, FEATURES)
+    tenx_files.write_h5(folder / "tenx.h5", counts, cells, FEATURES)
+    mmwrite(folder / "transposed.mtx", sparse.coo_matrix(counts.astype(int)))
+    with gzip.open(folder / "r_cells.csv", "wt") as stream:
+        stream.write('"","x"\n' + "".join(f'"{i}","{cell}"\n' for i, cell in enumerate(cells, 1)))
+    (folder / "r_genes.csv").write_text('"id","name"\n' + "".join(f'"{i}","{name}"\n' for i, name, _ in FEATURES))
+    (folder / "cells.tsv").write_text('"x"\n' + "".join(f'"{i}"\t"{cell}"\n' for i, cell in enumerate(cells, 1)))
+    (folder / "names.txt").write_text("\n".join(GENES))
+    matrix = {"format": "mtx", "matrix": "{data}/tenx/matrix.mtx.gz", "metadata": "{data}/cells.csv"}
+    cell_ranger = {"barcodes": "{data}/tenx/barcodes.tsv.gz", "genes": "{data}/tenx/features.tsv.gz"}
+    metadata = {"metadata": "{data}/cells.csv"}
+    return {
+        "h5ad": {"format": "h5ad", "path": "{data}/screen.h5ad"},
+        "mtx": {**matrix, **cell_ranger},
+        "mtx_csv": {**matrix, "barcodes": "{data}/r_cells.csv", "genes": "{data}/r_genes.csv"},
+        "mtx_transposed": {
+            **matrix,
+            "matrix": "{data}/transposed.mtx",
+            "barcodes": "{data}/cells.tsv",
+            "genes": "{data}/names.txt",
+        },
+        "tenx": {"format": "tenx", "path": "{data}/tenx", **metadata},
+        "tenx_h5": {"format": "tenx", "path": "{data}/tenx.h5", **metadata},
+        "table": {
+            "format": "table",
+            "expression": "{data}/counts.csv",
+            "metadata": "{data}/cells_semicolon.csv",
+            "separator": ";",
+        },
+    }
+
+
+# --- a screen of drugs in profiles, written in every format that holds profiles -------------------------
+
+
+def pairs():
+    """Per line two drugs of twelve pairs: treated and control profiles (pairs, genes), and what is known of pairs."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame([(line, drug) for line in ("A549", "PC3") for drug in ("CCO", "CCN") for _ in range(12)])
+    table.columns = ["cell_id", "pert_id"]
+    table.insert(0, "sig_id", [f"{line}:{i}" for line in ("A549", "PC3") for i in range(24)])
+    control = rng.normal(8, 0.3, (len(table), len(GENES)))
+    effect = rng.normal(0, 1, len(GENES)) + np.where(table["pert_id"] == "CCO", 1, 0)[:, None] * np.eye(len(GENES))[3]
+    treated = control + effect + rng.normal(0, 0.1, control.shape)
+    return treated.astype(np.float32), control.astype(np.float32), table
+
+
+def of_profiles(folder):
+    """The sources of one screen in profiles, and the columns of each, all files written."""
+    treated, control, table = pairs()
+    values, n = np.vstack([treated, control]), len(table)
+    numbers = table.groupby("cell_id").cumcount() + 1
+    names = (table["cell_id"] + ":control" + numbers.astype(str)).tolist()
+    known = {
+        "id": [*table["sig_id"], *names],
+        "pert_id": [*table["pert_id"], *["DMSO"] * n],
+        "cell_id": [*table["cell_id"]] * 2,
+        "pert_idose": ["10 uM"] * n + ["-666"] * n,
+        "partner": [*names, *["-666"] * n],
+    }
+    lines = ["#1.3", f"{len(GENES)}\t{2 * n}\t0\t{len(known) - 1}"]
+    lines += ["\t".join([name, *column]) for name, column in known.items()]
+    lines += ["\t".join([gene, *map(str, column)]) for gene, column in zip(GENES, values.T, strict=True)]
+    (folder / "plate.gct").write_text("\n".join(lines) + "\n")
+    with h5py.File(folder / "plate.gctx", "w") as file:
+        file["/0/DATA/0/matrix"], file["/0/META/ROW/id"] = values, np.array(GENES, dtype="S")
+        for name, column in known.items():
+            file[f"/0/META/COL/{name}"] = np.array(column, dtype="S")
+    pd.DataFrame({"gene": GENES}).to_csv(folder / "genes.csv", index=False)
+    with h5py.File(folder / "pairs.h5", "w") as file:
+        file["x1"], file["x2"] = control, treated
+        for name, column in (("sig", "sig_id"), ("cid", "cell_id"), ("canonical_smiles", "pert_id")):
+            file[name] = np.array(table[column], dtype="S")
+    table = table.assign(idx=range(n), pert_idose="10 uM", smiles=table["pert_id"])
+    for name, profiles in (("treated", treated), ("control", control)):
+        frame = pd.concat([table, pd.DataFrame(profiles, columns=GENES)], axis=1)
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(frame, 5))
+    for line, rows in table.groupby("cell_id").groups.items():
+        samples = [
+            torch_files.data(
+                perturbagen_name=table["pert_id"][row],
+                diseased=torch_files.plain(control[row]),
+                treated=torch_files.plain(treated[row]),
+                gene_symbols=GENES,
+            )
+            for row in rows
+        ]
+        torch_files.write(folder / f"{line}.pt", samples)
+
+    def columns(perturbation, context, control_id, control="control", **more):
+        spec = {"from": perturbation, "control": control, "separator": None}
+        return {"perturbation": spec, "context": context, "control_id": control_id, **more}
+
+    dose = {"dose": {"from": "pert_idose", "unit": "uM"}}
+    gct = columns("pert_id", "cell_id", "partner", "DMSO", **dose)
+    files = {line: f"{{data}}/{line}.pt" for line in ("A549", "PC3")}
+    ten = {"dose": {"value": "10 uM"}}
+    return {
+        "gct": ({"format": "gct", "path": "{data}/plate.gct"}, gct),
+        "gctx": ({"format": "gctx", "path": "{data}/plate.gctx"}, gct),
+        "transigen": (
+            {"format": "transigen", "path": "{data}/pairs.h5", "genes": "{data}/genes.csv"},
+            columns("drug", "cid", "control_id", **ten),
+        ),
+        "pickled": (
+            {"format": "pickled", "treated": "{data}/treated.pkl", "control": "{data}/control.pkl"},
+            columns("pert_id", "cell_id", "control_id", **dose),
+        ),
+        "pdgrapher": ({"format": "pdgrapher", "files": files}, columns("perturbation", "cell_id", "control_id", **ten)),
+    }
+
+
+SIMULATED = {
+    "simulate": (
+        "counts",
+        {"genes": 24, "perturbations": 2, "contexts": 2, "batches": 1, "cells_per_condition": 24, "combinations": 0},
+    ),
+    "simulate_profiles": ("profile", {"lines": 2, "cores": 3, "substituents": 2, "doses": [10], "genes": 30}),
+}
+
+# --- the run --------------------------------------------------------------------------------------------
+
+
+def held_out(context):
+    return {"new_line": {"type": "zero_shot_context", "folds": {"one": context}}}
+
+
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory):
+    """The folder of files and the datasets that read them."""
+    folder = tmp_path_factory.mktemp("data")
+    more = {"qc": {"min_genes": 1, "min_cells": 1}, "genes": {"flavor": "all"}}
+    datasets = {
+        name: {"kind": "counts", "source": source, "columns": COLUMNS, "splits": held_out("RPE1"), **more}
+        for name, source in of_cells(folder).items()
+    }
+    for name, (source, columns) in of_profiles(folder).items():
+        datasets[name] = {"kind": "profile", "source": source, "columns": columns, "splits": held_out("PC3"), **more}
+    for name, (kind, parameters) in SIMULATED.items():
+        context = "context1" if kind == "counts" else "line1"
+        source = {"format": name, **parameters}
+        datasets[name] = {"kind": kind, "source": source, "splits": held_out(context), **more}
+    return folder, datasets
+
+
+@pytest.fixture(scope="module")
+def scored(configured, tmp_path_factory):
+    """The table of all datasets after one run, the floors alone."""
+    folder, datasets = configured
+    config = {
+        "data_folder": str(folder),
+        "run": {"datasets": list(datasets), "splits": ["all"], "models": ["no_change"], "seeds": [0]},
+        "evaluation": {"metrics": ["r2_topk"], "k": [20, "all"], "duplicate_halvings": 1},
+        "datasets": json.loads(json.dumps(datasets)),
+    }
+    place = tmp_path_factory.mktemp("formats")
+    (place / "formats.yaml").write_text(yaml.safe_dump(config))
+    project = Project(place / "project", config=place / "formats.yaml")
+    project.snakemake("results/tables/topk_r2_wide.csv", "--cores", "2")
+    return pd.read_csv(project.folder / "results/tables/topk_r2_wide.csv").set_index(["dataset", "model"])
+
+
+def test_every_format_has_a_dataset_here(configured):
+    assert {entry["source"]["format"] for entry in configured[1].values()} == set(FORMATS)
+
+
+def test_every_format_reaches_the_table(configured, scored):
+    assert set(scored.index) == {(name, model) for name in configured[1] for model in ("no_change", "mean_shift")}
+    assert scored["r2_top20"].notna().all() and (scored["n_conditions"] > 0).all()
+    no_change = scored.xs("no_change", level="model")["r2_top20"]
+    assert no_change.tolist() == pytest.approx([0] * len(no_change), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        ("h5ad", ["mtx", "mtx_csv", "mtx_transposed", "tenx", "tenx_h5", "table"]),
+        ("gct", ["gctx", "transigen", "pickled", "pdgrapher"]),
+    ],
+)
+def test_one_screen_scores_the_same_in_whatever_format(scored, first, others):
+    for name in others:
+        pd.testing.assert_frame_equal(scored.loc[name], scored.loc[first], obj=name)
+
+
+def test_the_effects_of_the_screens_are_found(scored):
+    assert scored.loc[("gct", "mean_shift"), "r2_topall"] > 0.9, "both drugs do nearly the same in both lines"
+    assert scored.loc[("h5ad", "mean_shift"), "r2_topall"] < 0.3, "one perturbation raises what the other lowers"
