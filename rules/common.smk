@@ -35,7 +35,9 @@ if not workflow.remote_exec:
 onstart:
     gc.enable()
     print(disk.words(PLAN), file=sys.stderr)
-    if any(job.rule.name == "topk_r2" for job in workflow.dag.needrun_jobs()) and (lost := replaced(PLAN)):
+    if any(job.rule.name == "topk_r2" for job in workflow.dag.needrun_jobs()) and (
+        lost := replaced(PLAN)
+    ):
         print(lost, file=sys.stderr)
 
 
