@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -47,10 +48,33 @@ class Project:
 
     def planned(self, *arguments, more=None):
         """How many jobs of each rule a dry run plans."""
-        shown = self.snakemake(*arguments, "-n", more=more).stdout
+        return self._counts(self.snakemake(*arguments, "-n", more=more).stdout)
+
+    @staticmethod
+    def _counts(shown):
         table = shown.split("Job stats")[1].split("Reasons")[0]
         rows = [line.split() for line in table.splitlines()]
         return {"_".join(row[:-1]): int(row[-1]) for row in rows if len(row) > 1 and row[-1].isdigit()}
+
+    def due(self, *arguments):
+        """How many jobs of each rule a dry run plans; none if nothing is to be done."""
+        shown = self.snakemake(*arguments, "-n").stdout
+        if "Nothing to be done" in shown:
+            return {}
+        return {rule: n for rule, n in self._counts(shown).items() if rule not in ("all", "total")}
+
+    @contextmanager
+    def edited(self, file, old=None, new=None):
+        """A file with ``old`` replaced by ``new`` or, where there is none, with the content ``new``; then as it was."""
+        path = self.folder / file
+        original = path.read_text() if path.exists() else None
+        assert (original is None) == (old is None)
+        path.write_text(new if original is None else original.replace(old, new, 1))
+        assert path.read_text() != original
+        try:
+            yield
+        finally:
+            path.unlink() if original is None else path.write_text(original)
 
     def summary(self):
         """One row per output file: what made it, from what, by which command, and whether it is due again."""

@@ -1,38 +1,16 @@
 """What an edit of the code plans again on a finished project: the jobs that it concerns, and no others."""
 
 import re
-from contextlib import contextmanager
 
 import pytest
 from project import ROOT
+
+from code_hash import READERS, SPLITS, Code
 
 LIBRARY = "src/trueshift"
 # What follows from an edited metric: all that computes or reads metrics. Costs are not measured again for it.
 OF_METRICS = {"ceiling", "score", "calibrate", "topk_r2", "calibration", "leaderboard", "topk_r2_results"}
 OF_METRICS |= {f"plot_{name}" for name in ("topk_r2", "leaderboard", "agreement", "conditions", "cost", "two_orders")}
-
-
-@contextmanager
-def edited(project, file, old=None, new=None):
-    """A file with ``old`` replaced by ``new``, or, if it does not exist, with the content ``new``; then as it was."""
-    path = project.folder / file
-    original = path.read_text() if path.exists() else None
-    assert (original is None) == (old is None)
-    path.write_text(new if original is None else original.replace(old, new, 1))
-    assert path.read_text() != original
-    try:
-        yield
-    finally:
-        path.unlink() if original is None else path.write_text(original)
-
-
-def planned(project):
-    """How many jobs of each rule a dry run plans; the target itself is none."""
-    if "Nothing to be done" in (shown := project.snakemake("-n", "--quiet").stdout):
-        return {}
-    rows = [line.split() for line in shown.splitlines()]
-    jobs = {"_".join(row[:-1]): int(row[-1]) for row in rows if len(row) > 1 and row[-1].isdigit()}
-    return {rule: count for rule, count in jobs.items() if rule not in ("all", "total")}
 
 
 READER = "FILES = ()\n\n\ndef read():\n    return None\n"
@@ -54,8 +32,8 @@ MODEL = "from trueshift.models.no_change import NoChange\n\n\nclass Mine(NoChang
     ],
 )
 def test_what_is_new_and_not_used_plans_nothing(finished, file, content):
-    with edited(finished, file, new=content):
-        assert planned(finished) == {}
+    with finished.edited(file, new=content):
+        assert finished.due() == {}
 
 
 @pytest.mark.parametrize(
@@ -74,21 +52,21 @@ def test_what_is_new_and_not_used_plans_nothing(finished, file, content):
     ],
 )
 def test_an_edit_of_what_is_not_used_or_of_words_plans_nothing(finished, file, old, new):
-    with edited(finished, file, old, new):
-        assert planned(finished) == {}
+    with finished.edited(file, old, new):
+        assert finished.due() == {}
 
 
 def test_an_edited_reader_plans_the_datasets_that_use_it(finished):
-    with edited(finished, f"{LIBRARY}/data/sources/simulate.py", "ROWS = 4096", "ROWS = 4095"):
-        jobs = planned(finished)
+    with finished.edited(f"{LIBRARY}/data/sources/simulate.py", "ROWS = 4096", "ROWS = 4095"):
+        jobs = finished.due()
     assert jobs["import_data"] == jobs["qc"] == 1
     assert jobs["train"] == len(list(finished.folder.glob("results/mini/*/*/*/*/*/model"))), "its whole dataset"
 
 
 def test_an_edited_split_type_plans_its_splits(finished):
     file = f"{LIBRARY}/data/splits/unseen_combination.py"
-    with edited(finished, file, "    pairs = sorted(", "    print()\n    pairs = sorted("):
-        jobs = planned(finished)
+    with finished.edited(file, "    pairs = sorted(", "    print()\n    pairs = sorted("):
+        jobs = finished.due()
     assert not {"import_data", "qc", "normalize"} & set(jobs)
     assert jobs["split"] == jobs["partition"] == jobs["reference"] == 1
     trained = len(list(finished.folder.glob("results/mini/new_combination/*/*/*/*/model")))
@@ -96,18 +74,17 @@ def test_an_edited_split_type_plans_its_splits(finished):
 
 
 def test_an_edited_metric_trains_nothing_and_makes_no_table_that_does_not_read_metrics(finished):
-    with edited(
-        finished, f"{LIBRARY}/evaluation/metrics/topk.py", "    top = pair.top(k)", "    print()\n    top = pair.top(k)"
-    ):
-        jobs = planned(finished)
+    file = f"{LIBRARY}/evaluation/metrics/topk.py"
+    with finished.edited(file, "    top = pair.top(k)", "    print()\n    top = pair.top(k)"):
+        jobs = finished.due()
     assert set(jobs) == OF_METRICS
     runs = len(list(finished.folder.glob("results/mini/*/*/*/*/*/scores.parquet")))
     assert jobs["score"] == runs and jobs["ceiling"] == 2
 
 
 def test_an_edited_model_trains_it_alone(finished):
-    with edited(finished, f"{LIBRARY}/models/ridge_control.py", "return self\n", "print()\n        return self\n"):
-        jobs = planned(finished)
+    with finished.edited(f"{LIBRARY}/models/ridge_control.py", "return self\n", "print()\n        return self\n"):
+        jobs = finished.due()
     assert jobs["train"] == jobs["predict"] == jobs["score"] == 2
     assert not {"import_data", "split", "reference", "ceiling", "leaks", "features", "conditions", "exclusions"} & set(
         jobs
@@ -116,16 +93,25 @@ def test_an_edited_model_trains_it_alone(finished):
 
 def test_an_edit_of_qc_plans_what_follows_from_it(finished):
     file = f"{LIBRARY}/data/preprocess.py"
-    with edited(finished, file, "def quality_control(", "UNUSED = 1\n\n\ndef quality_control("):
-        jobs = planned(finished)
+    with finished.edited(file, "def quality_control(", "UNUSED = 1\n\n\ndef quality_control("):
+        jobs = finished.due()
     assert jobs["qc"] == jobs["normalize"] == 1
     assert jobs["train"] == len(list(finished.folder.glob("results/mini/*/*/*/*/*/model")))
 
 
 def test_an_edited_figure_is_drawn_again(finished):
-    with edited(finished, f"{LIBRARY}/report/heatmap.py", "def ", "UNUSED = 1\n\n\ndef "):
-        jobs = planned(finished)
+    with finished.edited(f"{LIBRARY}/report/heatmap.py", "def ", "UNUSED = 1\n\n\ndef "):
+        jobs = finished.due()
     assert set(jobs) <= {rule for rule in OF_METRICS if rule.startswith("plot_")} and jobs["plot_leaderboard"] == 1
+
+
+@pytest.mark.parametrize("folder", [READERS, SPLITS])
+def test_no_reader_and_no_type_of_split_imports_another(folder):
+    """An edit of one would plan what uses the other."""
+    code = Code(ROOT)
+    own = code.modules(folder)
+    for file in own.values():
+        assert code.closure(file) & set(own.values()) == {file}
 
 
 def test_modules_are_looked_up_by_name_in_four_places_alone():

@@ -175,6 +175,9 @@ SIMULATED = {
 # --- the run --------------------------------------------------------------------------------------------
 
 
+TABLE = "results/tables/topk_r2_wide.csv"
+
+
 def held_out(context):
     return {"new_line": {"type": "zero_shot_context", "folds": {"one": context}}}
 
@@ -198,8 +201,8 @@ def configured(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scored(configured, tmp_path_factory):
-    """The table of all datasets after one run, the floors alone."""
+def project(configured, tmp_path_factory):
+    """A project in which all datasets have been run to the table, with the floors alone."""
     folder, datasets = configured
     config = {
         "data_folder": str(folder),
@@ -210,8 +213,14 @@ def scored(configured, tmp_path_factory):
     place = tmp_path_factory.mktemp("formats")
     (place / "formats.yaml").write_text(yaml.safe_dump(config))
     project = Project(place / "project", config=place / "formats.yaml")
-    project.snakemake("results/tables/topk_r2_wide.csv", "--cores", "2")
-    return pd.read_csv(project.folder / "results/tables/topk_r2_wide.csv").set_index(["dataset", "model"])
+    project.snakemake(TABLE, "--cores", "2")
+    return project
+
+
+@pytest.fixture(scope="module")
+def scored(project):
+    """The table."""
+    return pd.read_csv(project.folder / TABLE).set_index(["dataset", "model"])
 
 
 def test_every_format_has_a_dataset_here(configured):
@@ -240,3 +249,11 @@ def test_one_screen_scores_the_same_in_whatever_format(scored, first, others):
 def test_the_effects_of_the_screens_are_found(scored):
     assert scored.loc[("gct", "mean_shift"), "r2_topall"] > 0.9, "both drugs do nearly the same in both lines"
     assert scored.loc[("h5ad", "mean_shift"), "r2_topall"] < 0.3, "one perturbation raises what the other lowers"
+
+
+@pytest.mark.parametrize(("reader", "datasets"), [("gct", 1), ("mtx", 3), ("tenx", 2)])
+def test_an_edited_reader_plans_only_the_datasets_that_use_it(project, scored, reader, datasets):
+    with project.edited(f"src/trueshift/data/sources/{reader}.py", "def read(", "UNUSED = 1\n\n\ndef read("):
+        jobs = project.due(TABLE)
+    assert jobs["import_data"] == jobs["qc"] == jobs["split"] == datasets
+    assert jobs["train"] == 2 * datasets, "the two floors"

@@ -15,9 +15,9 @@ import h5py
 from anndata._io.specs.registry import IORegistryError  # the class has no public name
 
 from trueshift.contract import ContractError, read_h5ad
+from trueshift.data.file_kinds import is_tenx
 from trueshift.data.frames import GZIP
 from trueshift.data.options import choices
-from trueshift.data.sources.tenx import is_tenx
 
 FILES = ("path",)
 

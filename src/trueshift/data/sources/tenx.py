@@ -15,8 +15,9 @@ from scipy import sparse
 
 from trueshift.contract import ContractError
 from trueshift.data.canonical.features import TYPES
+from trueshift.data.file_kinds import is_tenx
 from trueshift.data.frames import join
-from trueshift.data.sources.mtx import read_matrix, unique_names
+from trueshift.data.matrix_market import read_matrix, unique_names
 
 FILES = ("path", "metadata")
 FOLDERS = ("path",)
@@ -80,11 +81,6 @@ def _file(path: str | Path, log: Callable[[str], None]) -> tuple[sparse.csr_matr
     var = pd.DataFrame({new: adata.var[old].astype(str).to_numpy() for old, new in columns.items() if old in adata.var})
     var.index = unique_names(pd.Series(adata.var_names.astype(str)), var, log)
     return sparse.csr_matrix(adata.X, dtype=np.float32), pd.Index(adata.obs_names.astype(str)), var
-
-
-def is_tenx(file: h5py.File) -> bool:
-    """Whether an HDF5 file is laid out as Cell Ranger's: ``matrix``, or in version 2 a group for each genome."""
-    return any(isinstance(group, h5py.Group) and {"barcodes", "indptr"} <= set(group) for group in file.values())
 
 
 def _check_layout(path: str | Path) -> None:
