@@ -32,14 +32,14 @@ REFUSED = {
 }
 
 
-def run(folder: Path, names: list[str], *targets: str, check: bool = True) -> Project:
+def run(folder: Path, names: list[str], *targets: str, models: tuple[str, ...] = (), check: bool = True) -> Project:
     """Runs all cases of these names as one configuration."""
     settings = {name: yaml.safe_load((CASES / name / "my.yaml").read_text()) for name in names}
     entries = {}
     for name, of in settings.items():
         entries[name] = json.loads(json.dumps(of["datasets"][name]).replace("{data}", str(CASES / name)))
     config = {**settings[names[0]], "data_folder": str(CASES), "datasets": entries}
-    config["run"] = {"datasets": names, "splits": ["all"], "models": ["additive"], "seeds": [0]}
+    config["run"] = {"datasets": names, "splits": ["all"], "models": ["additive", *models], "seeds": [0]}
     (folder / "cases.yaml").write_text(yaml.safe_dump(config))
     project = Project(folder / "project", config=folder / "cases.yaml")
     project.snakemake(*targets, "--cores", "2", check=check)
@@ -69,6 +69,21 @@ def check_scores(table: pd.DataFrame) -> None:
     assert guides["n_conditions"].tolist() == base["n_conditions"].tolist() == [4, 4, 4]
     assert of["bool_pert"]["n_conditions"].tolist() == [1, 1, 1], "it says treated or not, no more"
     assert of["bool_pert"].loc["additive", "r2_top20"] > 0.9
+
+
+def test_what_no_model_was_shown_is_counted_and_stops_no_table(tmp_path: Path) -> None:
+    tables = [f"results/tables/{name}.csv" for name in ("topk_r2", "undefined")]
+    project = run(tmp_path, ["one_cell", "one_pert_only_in_test_line"], *tables, models=("perturbation_mean",))
+    table, undefined = (pd.read_csv(project.folder / path, dtype=str) for path in tables)
+    whole = table.query("metric == 'mse' and fold == 'all' and context == 'all' and seed == 'all'")
+    whole = whole.set_index(["dataset", "split", "model"]).astype({"n_undefined": int, "n_conditions": int})
+    for model in ("additive", "perturbation_mean"):
+        assert whole.loc[("one_pert_only_in_test_line", "new_line", model), "n_undefined"] == 1
+        assert whole.loc[("one_cell", "seen", model), "n_undefined"] <= 1
+    assert whole.loc[("one_pert_only_in_test_line", "new_line", "no_change"), "n_undefined"] == 0
+    assert (whole["n_conditions"] > 0).all()
+    reasons = undefined.query("metric == 'mse'").groupby("dataset")["reason"].unique()
+    assert reasons["one_pert_only_in_test_line"].tolist() == ["not in training"]
 
 
 def test_files_that_cannot_be_read_right_are_refused_in_one_line_with_a_remedy(tmp_path: Path) -> None:

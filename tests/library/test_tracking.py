@@ -52,6 +52,7 @@ def python(code: str, folder: Path, **env: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_wandb_offline_writes_a_run_and_touches_no_network(tmp_path):
     code = """
 from pathlib import Path

@@ -263,6 +263,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="NEEDS /proc of Linux")
 @pytest.mark.parametrize(("by", "protocol"), [("row", 5), ("column", 5), ("row", 2)])
 @pytest.mark.parametrize("apart", [True, False])

@@ -170,6 +170,7 @@ def test_qc_figure_is_a_page(kind: str, tmp_path: Path) -> None:
 # --- normalisation ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [10_000, 500, "median"])
 def test_normalize_equals_scanpy(screen: ad.AnnData, target: float | str) -> None:
     import scanpy as sc
@@ -230,6 +231,7 @@ def test_input_is_left_alone(screen: ad.AnnData) -> None:
 # --- genes --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flavor", ["seurat_v3", "seurat"])
 @pytest.mark.parametrize("batch_aware", [False, True])
 def test_genes_equal_scanpy_on_the_training_cells(normal: ad.AnnData, flavor: str, batch_aware: bool) -> None:
@@ -338,6 +340,7 @@ def fit(normal: ad.AnnData) -> np.ndarray:
     return np.arange(normal.n_obs) % 3 != 0
 
 
+@pytest.mark.slow
 def test_regression_and_scaling_equal_scanpy_on_the_fitting_cells(normal: ad.AnnData, fit: np.ndarray) -> None:
     import scanpy as sc
 

@@ -22,6 +22,7 @@ from trueshift.evaluation.pair import Pair
 from trueshift.evaluation.reference import truth_statistics
 from trueshift.evaluation.truth import Truth
 
+pytestmark = pytest.mark.slow
 GENES, CONTEXTS, BLOCKS, CELLS = 10_716, 10, 10, 50
 
 

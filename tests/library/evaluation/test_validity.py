@@ -294,6 +294,7 @@ def test_order_of_rows_does_not_matter(noise: np.ndarray) -> None:
     pd.testing.assert_frame_equal(calibrate(floors, ceilings, 0), shuffled)
 
 
+@pytest.mark.slow
 def test_noise_rarely_passes() -> None:
     """A metric that cannot tell the duplicate from the floors: both are draws from one distribution."""
     rng = np.random.default_rng(3)

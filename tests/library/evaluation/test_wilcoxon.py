@@ -23,6 +23,7 @@ def test_agrees_with_scipy_under_ties(cells: np.ndarray, controls: np.ndarray) -
     np.testing.assert_allclose(p, np.nan_to_num(expected, nan=1.0), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_agrees_with_scanpy_tie_corrected() -> None:
     sc = pytest.importorskip("scanpy")
     rng = np.random.default_rng(1)
