@@ -50,6 +50,7 @@ environments: .venv/installed  ## the environments of all rules, ready to use
 	$(DRIVER)/snakemake --cores $(CORES) --configfile config/everything.yaml --conda-create-envs-only
 
 test: lint environments .envs/comparators/installed  ## lint, then all tests
+	@echo "$(words $(SUITES)) suites, $(CORES) at a time; each prints its results when it ends (minutes)"
 	$(MAKE) --jobs=$(CORES) --output-sync=target --keep-going $(SUITES)
 	$(TEST)/pytest tests/workflow
 
