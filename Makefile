@@ -52,12 +52,19 @@ environments: .venv/installed  ## the environments of all rules, ready to use
 test: lint environments .envs/comparators/installed  ## lint, then all tests
 	@echo "$(words $(SUITES)) suites, $(CORES) at a time; each prints its results when it ends (minutes)"
 	$(MAKE) --jobs=$(CORES) --output-sync=target --keep-going $(SUITES)
-	$(TEST)/pytest tests/workflow
 
-# Each computes on one core, so as many run side by side as there are cores; those of tests/workflow use all cores.
-SUITES := test-library test-scripts test-torch test-scvi test-chem test-baselines test-comparators
+# As many run side by side as there are cores; the longest begin first.
+SUITES := test-mini test-library test-lincs test-docs test-scvi test-formats test-workflow test-torch test-comparators
+SUITES += test-scripts test-chem test-baselines
 .PHONY: $(SUITES)
 $(SUITES): export OMP_NUM_THREADS = 1
+MINI := $(addprefix tests/workflow/test_,edits.py workflow.py named_runs.py security.py)  # one run serves all of these
+OTHERS := $(addprefix tests/workflow/test_,docs.py formats.py lincs.py)
+test-mini: ; $(TEST)/pytest $(MINI)
+test-docs: ; $(TEST)/pytest tests/workflow/test_docs.py
+test-formats: ; $(TEST)/pytest tests/workflow/test_formats.py
+test-lincs: ; $(TEST)/pytest tests/workflow/test_lincs.py
+test-workflow: ; $(TEST)/pytest tests/workflow $(addprefix --ignore=,$(MINI) $(OTHERS))
 test-library: ; $(TEST)/pytest tests/library
 test-scripts: ; $(TEST)/pytest tests/scripts
 test-baselines: ; $(call run_in,baselines) tests/conformance --env baselines
