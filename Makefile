@@ -54,8 +54,8 @@ test: lint environments .envs/comparators/installed  ## lint, then all tests
 	$(MAKE) --jobs=$(CORES) --output-sync=target --keep-going $(SUITES)
 
 # As many run side by side as there are cores; the longest begin first.
-SUITES := test-mini test-library test-lincs test-docs test-scvi test-formats test-workflow test-torch test-comparators
-SUITES += test-scripts test-chem test-baselines
+SUITES := test-mini test-lincs test-docs test-library test-formats test-scvi test-workflow test-torch test-scripts
+SUITES += test-comparators test-chem test-baselines
 .PHONY: $(SUITES)
 $(SUITES): export OMP_NUM_THREADS = 1
 MINI := $(addprefix tests/workflow/test_,edits.py workflow.py named_runs.py security.py)  # one run serves all of these
