@@ -6,6 +6,7 @@ configuration ``my.yaml`` that reads it.
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,21 @@ REFUSED = {
 }
 
 
-def run(folder: Path, names: list[str], *targets: str, models: tuple[str, ...] = (), check: bool = True) -> Project:
+def run(
+    folder: Path,
+    names: list[str],
+    *targets: str,
+    models: Sequence[str] = (),
+    splits: Sequence[str] = ("all",),
+    check: bool = True,
+) -> Project:
     """Runs all cases of these names as one configuration."""
     settings = {name: yaml.safe_load((CASES / name / "my.yaml").read_text()) for name in names}
     entries = {}
     for name, of in settings.items():
         entries[name] = json.loads(json.dumps(of["datasets"][name]).replace("{data}", str(CASES / name)))
     config = {**settings[names[0]], "data_folder": str(CASES), "datasets": entries}
-    config["run"] = {"datasets": names, "splits": ["all"], "models": ["additive", *models], "seeds": [0]}
+    config["run"] = {"datasets": names, "splits": [*splits], "models": ["additive", *models], "seeds": [0]}
     (folder / "cases.yaml").write_text(yaml.safe_dump(config))
     project = Project(folder / "project", config=folder / "cases.yaml")
     project.snakemake(*targets, "--cores", "2", check=check)
@@ -76,7 +84,8 @@ def check_scores(scores: dict[str, pd.DataFrame]) -> None:
 
 def test_what_no_model_was_shown_is_counted_and_stops_no_table(tmp_path: Path) -> None:
     tables = [f"results/tables/{name}.csv" for name in ("topk_r2", "undefined")]
-    project = run(tmp_path, ["one_cell", "one_pert_only_in_test_line"], *tables, models=("perturbation_mean",))
+    names, splits = ["one_cell", "one_pert_only_in_test_line"], ["seen", "new_line"]
+    project = run(tmp_path, names, *tables, models=["perturbation_mean"], splits=splits)
     table, undefined = (pd.read_csv(project.folder / path, dtype=str) for path in tables)
     whole = table.query("metric == 'mse' and fold == 'all' and context == 'all' and seed == 'all'")
     whole = whole.set_index(["dataset", "split", "model"]).astype({"n_undefined": int, "n_conditions": int})
