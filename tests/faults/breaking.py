@@ -47,8 +47,9 @@ class Faulty(Project):
             path.with_name(f".{path.name}.crc32").unlink(missing_ok=True)
 
     def times(self, below="results"):
-        """When each file was last changed; of folders and logs not, for every start of a job touches them."""
-        files = [path for path in (self.folder / below).rglob("*") if path.is_file() and "logs" not in path.parts]
+        """When each file was last changed; not of folders, logs and benchmarks: every start of a job touches them."""
+        files = [path for path in (self.folder / below).rglob("*") if path.is_file()]
+        files = [path for path in files if not {"logs", "benchmarks"} & set(path.parts)]
         return {str(path.relative_to(self.folder)): path.stat().st_mtime_ns for path in files}
 
     def jobs(self, script):

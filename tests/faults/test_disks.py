@@ -52,7 +52,7 @@ def test_a_write_without_room_is_one_line_and_leaves_nothing(small, stage, artef
 def test_a_log_on_a_full_disk_is_one_line(project, stage):
     before = project.times()
     with Path("/dev/full").open("w") as log:
-        done = stage(project, f"{SHIFT}/model", "baselines", stdout=log)
+        done = stage(project, f"{SLOW}/model", "torch", stdout=log)
     assert done.returncode == 1
     assert done.stderr.startswith("error: the log or a temporary file: no space left on its disk")
     assert done.stderr.count("\n") == 1
