@@ -22,6 +22,8 @@ from trueshift.report.heatmap import bare, listed
 from trueshift.report.leaderboard import LEADERBOARD_COLUMNS, NEVER
 from trueshift.report.style import LIMITS, save
 
+pytestmark = pytest.mark.slow  # draws figures
+
 NAN = float("nan")
 
 

@@ -15,6 +15,8 @@ from trueshift.report import figures
 from trueshift.report.figures import plot_conditions, plot_cost, plot_topk_r2, save
 from trueshift.report.style import spread
 
+pytestmark = pytest.mark.slow  # draws figures
+
 NAN = float("nan")
 
 

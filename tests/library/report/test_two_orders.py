@@ -10,6 +10,8 @@ from scipy.stats import kendalltau
 from trueshift.report.style import BLUE, GREY, save
 from trueshift.report.two_orders import orders, plot_two_orders
 
+pytestmark = pytest.mark.slow  # draws figures
+
 NAN = float("nan")
 
 
