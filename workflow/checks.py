@@ -14,12 +14,11 @@ from typing import Any
 import jsonschema
 from snakemake.exceptions import WorkflowError
 
-from code_hash import READERS, SPLITS, Code
+from code_hash import READERS, SPLIT_SETTINGS, SPLITS, Code
 from plan import RESERVED
 from schema import config_schema
 
 FILES = {"datasets": "config/datasets.yaml", "models": "config/models.yaml"}
-COMMON = ("type", "validation", "seed", "cluster")  # settings of every type of split
 NO_RUN = {"--lint", "--list", "-l", "--list-rules", "--list-target-rules", "--lt"}  # Snakemake gives these a core
 
 
@@ -35,6 +34,7 @@ def check_config(config: Mapping[str, Any], code: Code) -> None:
 def _of_modules(config: Mapping[str, Any], code: Code) -> Iterable[str]:
     """What readers and types of splits say of a dataset's entry."""
     readers, types = code.modules(READERS), code.modules(SPLITS)
+    common = code.constants(SPLIT_SETTINGS)["COMMON"]
     for name, entry in config["datasets"].items():
         place = f"{FILES['datasets']}: datasets.{name}"
         if name in RESERVED:
@@ -42,7 +42,7 @@ def _of_modules(config: Mapping[str, Any], code: Code) -> Iterable[str]:
         if "columns" not in entry and "COLUMNS" not in code.constants(readers[entry["source"]["format"]]):
             yield f"{place}: 'columns' is a required property"
         for split, definition in entry["splits"].items():
-            known = [*COMMON, *code.constants(types[definition["type"]])["SETTINGS"]]
+            known = [*common, *code.constants(types[definition["type"]])["SETTINGS"]]
             for key in set(definition) - set(known):
                 near = difflib.get_close_matches(str(key), known, 1)
                 hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CACHE = Path(".snakemake/trueshift_code.json")  # in the folder that Snakemake runs in and keeps its own notes in
+CACHE = Path(".snakemake/trueshift_parsed.json")  # in the folder that Snakemake runs in and keeps its own notes in
 REGISTRY = "src/trueshift/evaluation/registry.py"  # imports whatever there is of metrics
+SPLIT_SETTINGS = "src/trueshift/data/split_settings.py"  # the keys of every type of split
 READERS, SPLITS, METRICS = (f"src/trueshift/{name}" for name in ("data/sources", "data/splits", "evaluation/metrics"))
 
 
@@ -115,7 +116,10 @@ def _parsed(content: bytes, text: str) -> Parsed:
 def _constants(tree: ast.Module) -> dict[str, Any]:
     found = {}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name) and target.id.isupper():
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if isinstance(target, ast.Name) and target.id.isupper():
             with contextlib.suppress(ValueError, TypeError):  # not a literal, or not one of JSON
                 found[target.id] = json.loads(json.dumps(ast.literal_eval(node.value)))
     return found
