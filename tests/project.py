@@ -8,10 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "rules", "workflow", "src", "config", "envs", "profiles")
 MINI = ROOT / "tests/mini.yaml"
+
+
+def default_configuration():
+    """The project's configuration, as Snakemake merges it."""
+    merged = {}
+    for name in ("config", "datasets", "models"):
+        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    return merged
 
 
 class Project:

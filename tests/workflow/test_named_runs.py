@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 import yaml
-from project import MINI, ROOT
+from project import MINI, ROOT, default_configuration
 
 from checks import check_config
 from code_hash import Code
@@ -17,9 +17,7 @@ CODE = Code(ROOT)
 @pytest.fixture
 def config():
     """The default configuration with the dataset of the mini configuration."""
-    merged = {}
-    for name in ("config", "datasets", "models"):
-        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    merged = default_configuration()
     mini = yaml.safe_load(MINI.read_text())
     merged["datasets"] |= mini["datasets"]
     merged["run"] |= mini["run"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from project import ROOT
+from project import ROOT, default_configuration
 
 from checks import check_config
 from code_hash import READERS, SPLITS, Code
@@ -20,10 +20,7 @@ CODE = Code(ROOT)
 @pytest.fixture
 def config():
     """The project's configuration, as Snakemake merges it."""
-    merged = {}
-    for name in ("config", "datasets", "models"):
-        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
-    return merged
+    return default_configuration()
 
 
 def wildcards(**names):

@@ -6,8 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
-from project import ROOT
+from project import ROOT, default_configuration
 
 from checks import check_config
 from code_hash import SPLITS, Code
@@ -38,9 +37,7 @@ LINES = {
 @pytest.fixture
 def config(tmp_path):
     """The project's configuration with a dataset of profiles, whose files are not there yet."""
-    merged = {}
-    for name in ("config", "datasets", "models"):
-        merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    merged = default_configuration()
     merged["data_folder"] = str(tmp_path)
     merged["datasets"] = {"lines": copy.deepcopy(LINES)}
     merged["run"] |= {"datasets": ["lines"], "splits": ["all"]}
