@@ -7,14 +7,17 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "workflow"))
 import disk  # noqa: E402
-from checks import check_config, check_writable  # noqa: E402
+from checks import check_config, check_writable, runs  # noqa: E402
 from code_hash import Code  # noqa: E402
+from left_out import left_out  # noqa: E402
 from named_runs import replaced  # noqa: E402
+from origins import Origins  # noqa: E402
 from plan import RESERVED, Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
 gc.disable()  # while jobs are planned nothing becomes garbage, and looking for it takes an eighth of the time
 CODE = Code(ROOT)
-check_config(config, CODE)
+FILES = [*workflow.configfiles, *workflow.overwrite_configfiles]  # a later one wins
+check_config(config, CODE, Origins(FILES, workflow.config_settings.config))
 check_writable(Path("results"), workflow)
 # Snakemake knows nodes where --jobs is given, as in profiles/slurm
 PLAN = Plan(
@@ -24,6 +27,8 @@ PLAN = Plan(
     dry=workflow.output_settings.dryrun,
 )
 atexit.register(CODE.keep)
+if runs(workflow) and (words := left_out(PLAN.exclusions)):
+    print(words, file=sys.stderr)
 
 offer_conda(ROOT)
 shell.prefix(shell_prefix(ROOT))

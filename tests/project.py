@@ -16,10 +16,14 @@ MINI = ROOT / "tests/mini.yaml"
 
 
 def default_configuration():
-    """The project's configuration, as Snakemake merges it."""
+    """The project's configuration, as Snakemake merges it, with the defaults of its definition."""
+    from code_hash import Code
+    from schema import config_schema, fill_defaults
+
     merged = {}
     for name in ("config", "datasets", "models"):
         merged |= yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    fill_defaults(merged, config_schema(Code(ROOT)))
     return merged
 
 

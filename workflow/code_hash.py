@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from signatures import taken, words_of
+
 CACHE = Path(".snakemake/trueshift_parsed.json")  # in the folder that Snakemake runs in and keeps its own notes in
 REGISTRY = "src/trueshift/evaluation/registry.py"  # imports whatever there is of metrics
 SPLIT_SETTINGS = "src/trueshift/data/split_settings.py"  # the keys of every type of split
@@ -19,13 +21,16 @@ READERS, SPLITS, METRICS = (f"src/trueshift/{name}" for name in ("data/sources",
 
 class Parsed(NamedTuple):
     """A file of code: a hash of its text, where what it imports of the library may be, a hash of what it means, its
-    constants (names in capitals with a literal value) and the functions that it marks with ``@metric``."""
+    constants (names in capitals with a literal value), the functions that it marks with ``@metric`` and what its
+    functions and classes take, and its words: what its docstring says of settings."""
 
     text: str
     imports: list[str]
     meaning: str
     constants: dict[str, Any]
     metrics: list[str]
+    takes: dict[str, dict[str, Any]]
+    words: dict[str, str]
 
 
 class Code:
@@ -68,6 +73,26 @@ class Code:
         """The constants of a file: names in capitals that are given a literal; tuples are lists."""
         return self._read(file).constants
 
+    def takes(self, file: str, name: str) -> dict[str, Any] | None:
+        """What a function or class of a file takes, see :func:`signatures.taken`; None if the file has none so named.
+
+        A class without constructor takes what the first of its bases takes, here or in what the file imports.
+        """
+        found = self._read(file).takes.get(name)
+        if found is None or "bases" not in found:
+            return found
+        places = [file, *(place for place in self._read(file).imports if self._exists(place))]
+        inherited = (self.takes(place, base) for base in found["bases"] for place in places)
+        return next((entry for entry in inherited if entry), {"properties": {}, "required": []})
+
+    def words(self, file: str) -> dict[str, str]:
+        """What the docstring of a file says of settings, by their names."""
+        return self._read(file).words
+
+    def classes(self, file: str) -> list[str]:
+        """The names of a file's classes and functions."""
+        return list(self._read(file).takes)
+
     def metrics(self) -> dict[str, str]:
         """The metrics that there are: name → the file that defines it."""
         return {name: file for file in self.modules(METRICS).values() for name in self._read(file).metrics}
@@ -97,6 +122,7 @@ class Code:
 def _parsed(content: bytes, text: str) -> Parsed:
     tree = ast.parse(content)
     constants, metrics = _constants(tree), _metrics(tree)
+    takes, words = taken(tree, constants), words_of(tree)
     imports = []
     for node in ast.walk(tree):
         names: list[str] = []
@@ -110,7 +136,7 @@ def _parsed(content: bytes, text: str) -> Parsed:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             del node.body[0]
     meaning = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return Parsed(text, list(dict.fromkeys(imports)), meaning, constants, metrics)
+    return Parsed(text, list(dict.fromkeys(imports)), meaning, constants, metrics, takes, words)
 
 
 def _constants(tree: ast.Module) -> dict[str, Any]:

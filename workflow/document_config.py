@@ -1,17 +1,23 @@
-"""Writes the key tables of config/README.md from the schema, so that the two cannot disagree: ``make docs``."""
+"""Writes what config/README.md and docs/parameters.md say of keys from their definition: ``make docs``."""
 
+import ast
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from code_hash import Code
-from schema import config_schema
+from code_hash import READERS, Code
+from schema import config_schema, parameters
 
 ROOT = Path(__file__).resolve().parents[1]
-START, END = "<!-- keys, written from config/schemas/config.schema.yaml by make docs -->", "<!-- end of keys -->"
+START, END = "<!-- keys, written from their definition by make docs -->", "<!-- end of keys -->"
+SOURCES = (
+    "Each with the entry of a small dataset, to which `splits:` are added. Where a value is a file, it is a path or a "
+    "mapping, see below; `{data}` is the data folder."
+)
 
 
 def rows(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -48,12 +54,14 @@ def values(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
     return " or ".join(words.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
 
-def table(entries: Iterable[tuple[str, str, str, str]]) -> list[str]:
+def table(
+    entries: Iterable[tuple[str, ...]], head: tuple[str, ...] = ("key", "value", "default", "meaning")
+) -> list[str]:
     """The lines of one Markdown table of keys."""
-    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in entries:
-        key, value, default, meaning = (cell.replace("|", "\\|") for cell in row)
-        lines.append(f"| `{key}` | {value} | {f'`{default}`' if default else ''} | {meaning} |")
+        key, value, default, *meaning = (cell.replace("|", "\\|") for cell in row)
+        lines.append(f"| {' | '.join([f'`{key}`', value, f'`{default}`' if default else '', *meaning])} |")
     return lines
 
 
@@ -69,16 +77,79 @@ def shared(definitions: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
                 yield title, list(rows(option, definitions))
 
 
+def of_types(split: dict[str, Any], definitions: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The rows of the keys of splits; where not all types have a key, its meaning names those that do."""
+    types = {branch["if"]["properties"]["type"]["const"]: branch["then"]["properties"] for branch in split["allOf"]}
+    for key in dict.fromkeys(key for entries in types.values() for key in entries if key != "type"):
+        having = {name: entries[key] for name, entries in types.items() if key in entries}
+        ((_, value, default, meaning),) = list(rows({"properties": {key: next(iter(having.values()))}}, definitions))[
+            :1
+        ]
+        where = "" if len(having) == len(types) else f" ({', '.join(having)})"
+        yield f"datasets.*.splits.*.{key}", value, default, meaning + where
+
+
+def of_sources(code: Code, schema: dict[str, Any]) -> Iterator[str]:
+    """For each format what it is, a small entry and its keys, as lines of Markdown."""
+    source = schema["$defs"]["dataset"]["properties"]["source"]
+    for branch in source["allOf"]:
+        name = branch["if"]["properties"]["format"]["const"]
+        text = ast.get_docstring(ast.parse((ROOT / READERS / f"{name}.py").read_text())) or ""
+        keys = {key: value for key, value in branch["then"]["properties"].items() if key != "format"}
+        yield from ("", f"#### `{name}`", "", text.split("\n")[0].replace("``", "`"), "")
+        yield from (
+            "```yaml",
+            *example(text).splitlines(),
+            "```",
+            "",
+            *table(rows({"properties": keys}, schema["$defs"])),
+        )
+
+
+def example(text: str) -> str:
+    """The entry of a dataset in the text of a reader: the literal block that begins with its kind."""
+    block = text[text.index("    kind: ") :].split("\n\n")[0]
+    return "\n".join(line.removeprefix("    ") for line in block.splitlines())
+
+
 def tables() -> str:
-    """The tables, one per top-level key and one per shared mapping, as Markdown."""
-    schema = config_schema(Code(ROOT))
+    """The tables: of each top-level key, of the keys of each format and of each shared mapping, as Markdown."""
+    code = Code(ROOT)
+    schema = config_schema(code)
     lines = []
     for top in schema["properties"]:
         part = {"properties": {top: schema["properties"][top]}}
-        lines += [f"### `{top}`", "", *table(rows(part, schema["$defs"])), ""]
+        entries = list(rows(part, schema["$defs"]))
+        if top == "datasets":
+            entries += of_types(schema["$defs"]["split"], schema["$defs"])
+        lines += [f"### `{top}`", "", *table(entries), ""]
+    lines += ["### The formats of `source`", "", SOURCES, *of_sources(code, schema), ""]
     for title, entries in shared(schema["$defs"]):
         lines += [f"### {title}", "", *table(entries), ""]
     return "\n".join(lines)
+
+
+def of_models(page: str) -> str:
+    """docs/parameters.md as it should be: of each class of models its parameters and its own words."""
+    code, lines = Code(ROOT), []
+    models = yaml.safe_load((ROOT / "config/models.yaml").read_text())["models"]
+    for dotted in dict.fromkeys(entry["class"] for entry in models.values()):
+        names = [f"`{name}`" for name, entry in models.items() if entry["class"] == dotted]
+        module, _, name = dotted.rpartition(".")
+        tree = ast.parse((ROOT / f"src/{module.replace('.', '/')}.py").read_text())
+        (node,) = (part for part in tree.body if isinstance(part, ast.ClassDef) and part.name == name)
+        takes = parameters(code, dotted) or {}
+        entries = [row[:3] for row in rows(takes, {})]
+        lines += [f"## {', '.join(names)}", "", markdown(ast.get_docstring(node) or ""), ""]
+        lines += table(entries, ("parameter", "value", "default")) if entries else ["It has no parameters."]
+        lines.append("")
+    return filled(page, START, END, "\n".join(lines))
+
+
+def markdown(docstring: str) -> str:
+    """A docstring as Markdown."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", docstring)
+    return text.replace("``", "`")
 
 
 def filled(page: str, start: str, end: str, content: str) -> str:
@@ -93,9 +164,10 @@ def written(page: str) -> str:
 
 
 def main() -> None:
-    """Writes the page anew."""
-    page = ROOT / "config/README.md"
-    page.write_text(written(page.read_text()))
+    """Writes the pages anew."""
+    for name, made in (("config/README.md", written), ("docs/parameters.md", of_models)):
+        page = ROOT / name
+        page.write_text(made(page.read_text()))
 
 
 if __name__ == "__main__":

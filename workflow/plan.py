@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -96,11 +96,17 @@ class Wildcards(Protocol):
     seed: str
 
 
+def did_you_mean(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
+    """The part of an error message that names the nearest of some names, if one is near."""
+    near = difflib.get_close_matches(name, known, 1, cutoff)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
 def unknown(what: str, name: str, known: list[str], where: str) -> WorkflowError:
     """The error for a name that is not defined: the nearest one, and all there are."""
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return WorkflowError(f"unknown {what} '{name}'{hint} ({where} has: {', '.join(known) or 'none'})")
+    return WorkflowError(
+        f"unknown {what} '{name}'{did_you_mean(name, known)} ({where} has: {', '.join(known) or 'none'})"
+    )
 
 
 class Plan:
@@ -123,10 +129,10 @@ class Plan:
                         row = {"dataset": dataset, "split": split, "model": model, "variant": variant}
                         self.exclusions.append({**row, "reason": reason})
                         continue
-                    seeds = self.run["seeds"][:1] if self.model(model).get("deterministic") else self.run["seeds"]
+                    seeds = self.run["seeds"][:1] if self.model(model)["deterministic"] else self.run["seeds"]
                     for fold in self.folds(dataset, split):
                         self.chains += [Chain(dataset, split, fold, model, variant, seed) for seed in seeds]
-        for name in self.run.get("predictions", []):
+        for name in self.run["predictions"]:
             dataset, split = (self.prediction(name)[key] for key in ("dataset", "split"))
             chosen = [chain for chain in self.chains if chain[:2] == (dataset, split)]
             if not chosen:
@@ -180,7 +186,7 @@ class Plan:
                 files.append(f"{chain.path}/adopt")
                 continue
             files += [f"{chain.path}/{rule}" for rule in MODEL_RULES]
-            if "pairs" in self.model(chain.model).get("needs", []):
+            if "pairs" in self.model(chain.model)["needs"]:
                 files.append(f"{fold}/pair_S{self._params(chain.model, chain.variant)['set_size']}")
         return [f"results/benchmarks/{file}.tsv" for file in dict.fromkeys(files)]
 
@@ -313,7 +319,7 @@ class Plan:
         if variant != "default":
             raise WorkflowError(f"model {model}: the variants {', '.join(line)} are based on one another in a circle")
         changes = {key: value for name in reversed(line) for key, value in variants[name].items() if key != "base"}
-        return {**entry.get("params", {}), **changes}
+        return {**entry["params"], **changes}
 
     def _splits_of(self, dataset: str) -> list[str]:
         known = list(self.dataset(dataset)["splits"])
@@ -360,10 +366,10 @@ class Plan:
         question = self.split_type(definition["type"])["ASKS"] or definition.get("asks", "seen")
         if question not in entry["can"]:
             return f"{model} cannot predict {QUESTIONS[question]}"
-        if "features" in entry.get("needs", []) and not self.features(dataset, model, variant):
+        if "features" in entry["needs"] and not self.features(dataset, model, variant):
             wanted = self._params(model, variant).get("features")
             return f"{model} needs perturbation features{f' {wanted}' if wanted else ''}; {dataset} has none"
-        if "structures" in entry.get("needs", []) and not self.has_structures(dataset):
+        if "structures" in entry["needs"] and not self.has_structures(dataset):
             return f"{model} needs structures (SMILES); {dataset} has none"
         return None
 
@@ -445,10 +451,10 @@ class Plan:
     def settings(self, wildcards: Wildcards) -> str:
         """Class and parameters of a model, and what it needs to know of perturbations, as JSON."""
         entry, params = self.model(wildcards.model), self._params(wildcards.model, wildcards.variant)
-        if "features" in entry.get("needs", []):
+        if "features" in entry["needs"]:
             params["features"] = self.features(wildcards.dataset, wildcards.model, wildcards.variant)
         settings: dict[str, Any] = {"class": entry["class"], "params": params}
-        if needs := [name for name in entry.get("needs", []) if name in KNOWLEDGE]:
+        if needs := [name for name in entry["needs"] if name in KNOWLEDGE]:
             settings["needs"] = needs
         return json.dumps(settings, sort_keys=True)
 
@@ -458,7 +464,7 @@ class Plan:
         self.check(wildcards)
         fold = f"results/{wildcards.dataset}/{wildcards.split}/{wildcards.fold}"
         pairs = []
-        if "pairs" in self.model(wildcards.model).get("needs", []):
+        if "pairs" in self.model(wildcards.model)["needs"]:
             pairs = [f"{fold}/pairs_S{self._params(wildcards.model, wildcards.variant)['set_size']}.npz"]
         return {"train": f"{fold}/train.h5ad", "pairs": pairs}
 
@@ -516,9 +522,9 @@ class Plan:
 
         @with_signature
         def of_model(wildcards: Wildcards) -> int:
-            return int(self.model(wildcards.model).get("threads", 1))
+            return int(self.model(wildcards.model)["threads"])
 
-        agreed = {entry.get("threads", 1) for entry in self.config["models"].values()}
+        agreed = {entry["threads"] for entry in self.config["models"].values()}
         return agreed.pop() if len(agreed) == 1 else of_model
 
     @property

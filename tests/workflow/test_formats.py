@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import shutil
 import sys
 
 import anndata as ad
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from project import MINI, ROOT, Project
+from project import ROOT, Project
 from scipy import sparse
 from scipy.io import mmwrite
 
@@ -25,7 +26,13 @@ from trueshift.data.loading import FORMATS
 
 GENES = [f"G{i}" for i in range(24)]
 FEATURES = [(f"ENSG{i}", name, "Gene Expression") for i, name in enumerate(GENES)]
-COLUMNS = {"perturbation": {"from": "guide", "control": "NT"}, "context": "line"}
+README = (ROOT / "config/README.md").read_text()
+
+
+def example(name):
+    """The entry that config/README.md shows for a format."""
+    section = README.split(f"\n#### `{name}`\n")[1]
+    return yaml.safe_load(section.split("```yaml\n")[1].split("```")[0])
 
 
 def screen():
@@ -44,15 +51,19 @@ def screen():
 
 
 def of_cells(folder):
-    """The sources of one screen, by name of the dataset, all files written."""
+    """The entries of one screen, by name of the dataset, all files written."""
     counts, obs = screen()
     cells = obs.index.tolist()
     obs.to_csv(folder / "cells.csv")
     var = pd.DataFrame({"feature_types": "Gene Expression"}, index=GENES)
     ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=var).write_h5ad(folder / "screen.h5ad")
-    pd.DataFrame(counts.astype(int), index=obs.index, columns=GENES).to_csv(folder / "counts.csv", sep=";")
+    table = pd.DataFrame(counts.astype(int), index=obs.index, columns=GENES)
+    table.to_csv(folder / "counts.csv")
+    table.to_csv(folder / "semicolons.csv", sep=";")
     obs.to_csv(folder / "cells_semicolon.csv", sep=";")
-    tenx_files.write_folder(folder / "tenx", counts, cells, FEATURES)
+    tenx_files.write_folder(folder / "filtered_feature_bc_matrix", counts, cells, FEATURES)
+    for file in (folder / "filtered_feature_bc_matrix").iterdir():
+        shutil.copy(file, folder)
     tenx_files.write_h5(folder / "tenx.h5", counts, cells, FEATURES)
     mmwrite(folder / "transposed.mtx", sparse.coo_matrix(counts.astype(int)))
     with gzip.open(folder / "r_cells.csv", "wt") as stream:
@@ -60,28 +71,18 @@ def of_cells(folder):
     (folder / "r_genes.csv").write_text('"id","name"\n' + "".join(f'"{i}","{name}"\n' for i, name, _ in FEATURES))
     (folder / "cells.tsv").write_text('"x"\n' + "".join(f'"{i}"\t"{cell}"\n' for i, cell in enumerate(cells, 1)))
     (folder / "names.txt").write_text("\n".join(GENES))
-    matrix = {"format": "mtx", "matrix": "{data}/tenx/matrix.mtx.gz", "metadata": "{data}/cells.csv"}
-    cell_ranger = {"barcodes": "{data}/tenx/barcodes.tsv.gz", "genes": "{data}/tenx/features.tsv.gz"}
-    metadata = {"metadata": "{data}/cells.csv"}
-    return {
-        "h5ad": {"format": "h5ad", "path": "{data}/screen.h5ad"},
-        "mtx": {**matrix, **cell_ranger},
-        "mtx_csv": {**matrix, "barcodes": "{data}/r_cells.csv", "genes": "{data}/r_genes.csv"},
-        "mtx_transposed": {
-            **matrix,
-            "matrix": "{data}/transposed.mtx",
-            "barcodes": "{data}/cells.tsv",
-            "genes": "{data}/names.txt",
-        },
-        "tenx": {"format": "tenx", "path": "{data}/tenx", **metadata},
-        "tenx_h5": {"format": "tenx", "path": "{data}/tenx.h5", **metadata},
-        "table": {
-            "format": "table",
-            "expression": "{data}/counts.csv",
-            "metadata": "{data}/cells_semicolon.csv",
-            "separator": ";",
-        },
+    plain = {"matrix": "{data}/transposed.mtx", "barcodes": "{data}/cells.tsv", "genes": "{data}/names.txt"}
+    semicolons = {"expression": "{data}/semicolons.csv", "metadata": "{data}/cells_semicolon.csv", "separator": ";"}
+    forms = {
+        "mtx_csv": ("mtx", {"barcodes": "{data}/r_cells.csv", "genes": "{data}/r_genes.csv"}),
+        "mtx_transposed": ("mtx", plain),
+        "tenx_h5": ("tenx", {"path": "{data}/tenx.h5"}),
+        "table_semicolons": ("table", semicolons),
     }
+    entries = {name: example(name) for name in ("h5ad", "mtx", "tenx", "table")}
+    for form, (name, settings) in forms.items():
+        entries[form] = {**entries[name], "source": {**entries[name]["source"], **settings}}
+    return entries
 
 
 # --- a screen of drugs in profiles, written in every format that holds profiles -------------------------
@@ -100,7 +101,7 @@ def pairs():
 
 
 def of_profiles(folder):
-    """The sources of one screen in profiles, and the columns of each, all files written."""
+    """The entries of one screen in profiles, all files written."""
     treated, control, table = pairs()
     values, n = np.vstack([treated, control]), len(table)
     numbers = table.groupby("cell_id").cumcount() + 1
@@ -120,8 +121,9 @@ def of_profiles(folder):
         file["/0/DATA/0/matrix"], file["/0/META/ROW/id"] = values, np.array(GENES, dtype="S")
         for name, column in known.items():
             file[f"/0/META/COL/{name}"] = np.array(column, dtype="S")
-    pd.DataFrame({"gene": GENES}).to_csv(folder / "genes.csv", index=False)
-    with h5py.File(folder / "pairs.h5", "w") as file:
+    for name in ("landmarks", "landmark_geneinfo"):
+        pd.DataFrame({"gene": GENES}).to_csv(folder / f"{name}.csv", index=False)
+    with h5py.File(folder / "processed_data.h5", "w") as file:
         file["x1"], file["x2"] = control, treated
         for name, column in (("sig", "sig_id"), ("cid", "cell_id"), ("canonical_smiles", "pert_id")):
             file[name] = np.array(table[column], dtype="S")
@@ -139,36 +141,17 @@ def of_profiles(folder):
             )
             for row in rows
         ]
-        torch_files.write(folder / f"{line}.pt", samples)
+        torch_files.write(folder / f"data_backward_{line}.pt", samples)
 
-    def columns(perturbation, context, control_id, control="control", **more):
-        spec = {"from": perturbation, "control": control, "separator": None}
-        return {"perturbation": spec, "context": context, "control_id": control_id, **more}
-
-    dose = {"dose": {"from": "pert_idose", "unit": "uM"}}
-    gct = columns("pert_id", "cell_id", "partner", "DMSO", **dose)
-    files = {line: f"{{data}}/{line}.pt" for line in ("A549", "PC3")}
-    ten = {"dose": {"value": "10 uM"}}
-    return {
-        "gct": ({"format": "gct", "path": "{data}/plate.gct"}, gct),
-        "gctx": ({"format": "gctx", "path": "{data}/plate.gctx"}, gct),
-        "transigen": (
-            {"format": "transigen", "path": "{data}/pairs.h5", "genes": "{data}/genes.csv"},
-            columns("drug", "cid", "control_id", **ten),
-        ),
-        "pickled": (
-            {"format": "pickled", "treated": "{data}/treated.pkl", "control": "{data}/control.pkl"},
-            columns("pert_id", "cell_id", "control_id", **dose),
-        ),
-        "pdgrapher": ({"format": "pdgrapher", "files": files}, columns("perturbation", "cell_id", "control_id", **ten)),
-    }
+    # Two of them hold no pairs by themselves, and two no doses; the others do.
+    more = {"gct": {"control_id": "partner"}, "gctx": {"control_id": "partner"}}
+    more |= {name: {"dose": {"value": "10 uM"}} for name in ("transigen", "pdgrapher")}
+    entries = {name: example(name) for name in ("gct", "gctx", "transigen", "pickled", "pdgrapher")}
+    return {name: {**entry, "columns": entry["columns"] | more.get(name, {})} for name, entry in entries.items()}
 
 
-SIMULATED = [
-    MINI,
-    ROOT / "tests/lincs.yaml",
-]  # run to their tables by tests/workflow/test_workflow.py and test_lincs.py
-FORMS = ["mtx_csv", "mtx_transposed", "tenx_h5"]  # other forms of a format, run to what is true of their cells
+SIMULATORS = ["simulate", "simulate_profiles"]  # tests/mini.yaml and tests/lincs.yaml take them to their tables
+FORMS = ["mtx_csv", "mtx_transposed", "tenx_h5", "table_semicolons"]  # other forms, run to what is true of their cells
 
 # --- the run --------------------------------------------------------------------------------------------
 
@@ -186,12 +169,9 @@ def configured(tmp_path_factory):
     """The folder of files and the datasets that read them."""
     folder = tmp_path_factory.mktemp("data")
     more = {"qc": {"min_genes": 1, "min_cells": 1}, "genes": {"flavor": "all"}}
-    datasets = {
-        name: {"kind": "counts", "source": source, "columns": COLUMNS, "splits": held_out("RPE1"), **more}
-        for name, source in of_cells(folder).items()
-    }
-    for name, (source, columns) in of_profiles(folder).items():
-        datasets[name] = {"kind": "profile", "source": source, "columns": columns, "splits": held_out("PC3"), **more}
+    datasets = {name: {**entry, "splits": held_out("RPE1"), **more} for name, entry in of_cells(folder).items()}
+    datasets |= {name: {**entry, "splits": held_out("PC3"), **more} for name, entry in of_profiles(folder).items()}
+    datasets |= {name: {**example(name), "splits": held_out("A549")} for name in SIMULATORS}
     return folder, datasets
 
 
@@ -199,7 +179,7 @@ def configured(tmp_path_factory):
 def project(configured, tmp_path_factory):
     """A project in which all datasets have been run to the table, with the floors alone."""
     folder, datasets = configured
-    names = [name for name in datasets if name not in FORMS]
+    names = [name for name in datasets if name not in FORMS + SIMULATORS]
     config = {
         "data_folder": str(folder),
         "run": {"datasets": names, "splits": ["all"], "models": ["no_change"], "seeds": [0]},
@@ -209,7 +189,8 @@ def project(configured, tmp_path_factory):
     place = tmp_path_factory.mktemp("formats")
     (place / "formats.yaml").write_text(yaml.safe_dump(config))
     project = Project(place / "project", config=place / "formats.yaml")
-    project.snakemake(TABLE, *map(TRUTH.format, FORMS), "--cores", "2")
+    imported = [f"results/{name}/qc.json" for name in SIMULATORS]
+    project.snakemake(TABLE, *map(TRUTH.format, FORMS), *imported, "--cores", "2")
     return project
 
 
@@ -220,13 +201,17 @@ def scored(project):
 
 
 def test_every_format_has_a_dataset_here(configured):
-    elsewhere = [yaml.safe_load(file.read_text())["datasets"] for file in SIMULATED]
-    datasets = [*configured[1].values(), *(entry for part in elsewhere for entry in part.values())]
-    assert {entry["source"]["format"] for entry in datasets} == set(FORMATS)
+    assert {entry["source"]["format"] for entry in configured[1].values()} == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", SIMULATORS)
+def test_what_is_shown_of_a_simulator_is_imported(project, name):
+    report = json.loads((project.folder / f"results/{name}/qc.json").read_text())
+    assert report["cells"]["after"] > 0
 
 
 def test_every_format_reaches_the_table(configured, scored):
-    names = set(configured[1]) - set(FORMS)
+    names = set(configured[1]) - {*FORMS, *SIMULATORS}
     assert set(scored.index) == {(name, model) for name in names for model in ("no_change", "mean_shift")}
     assert scored["r2_top20"].notna().all() and (scored["n_conditions"] > 0).all()
     no_change = scored.xs("no_change", level="model")["r2_top20"]

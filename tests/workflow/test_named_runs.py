@@ -9,9 +9,11 @@ from project import MINI, ROOT, default_configuration
 from checks import check_config
 from code_hash import Code
 from named_runs import replaced
+from origins import Origins
 from plan import RESERVED, Plan, WorkflowError
 
 CODE = Code(ROOT)
+NO_FILES = Origins([], {})
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_configurations_that_come_along_have_a_name(name):
 def test_no_dataset_is_called_like_a_folder_of_results(config, name):
     config["datasets"][name] = config["datasets"]["mini"]
     with pytest.raises(WorkflowError, match=f"results/{name} "):
-        check_config(config, CODE)
+        check_config(config, CODE, NO_FILES)
 
 
 def test_a_run_says_which_lines_of_the_tables_it_takes_out(config, tmp_path, monkeypatch):

@@ -11,10 +11,12 @@ from project import ROOT, default_configuration
 
 from checks import check_config
 from code_hash import READERS, SPLITS, Code
+from origins import Origins
 from plan import FIELD_K, FIELD_METRICS, Plan, WorkflowError
 from trueshift.report import legacy
 
 CODE = Code(ROOT)
+NO_FILES = Origins([], {})
 
 
 @pytest.fixture
@@ -106,10 +108,10 @@ def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_wo
     assert plan.source_files(wildcards()) == ["f.csv", f"{tmp_path}/kpgt.pickle", f"{tmp_path}/s.csv"]
     told = json.loads(plan.stage("import")(wildcards()))
     assert told["structures"] == {"path": "{data}/s.csv"} and told["features"]["kpgt"]["key"] == "smiles"
-    check_config(config, CODE)
+    check_config(config, CODE, NO_FILES)
     config["datasets"]["simulated"]["features"]["kpgt"]["key"] = "smile"
     with pytest.raises(WorkflowError, match=r"features\.kpgt\.key: unknown value 'smile'; did you mean 'smiles'"):
-        check_config(config, CODE)
+        check_config(config, CODE, NO_FILES)
 
 
 def test_the_files_of_a_folder_are_sources(config, tmp_path):
@@ -122,7 +124,7 @@ def test_the_files_of_a_folder_are_sources(config, tmp_path):
         "source": {"format": "tenx", "path": "{data}/tenx", "metadata": "{data}/absent.csv"},
         "columns": {"perturbation": {"from": "guide", "control": None}, "context": "line"},
     }
-    check_config(config, CODE)
+    check_config(config, CODE, NO_FILES)
     found = [Path(path).name for path in Plan(config, CODE).source_files(wildcards())]
     assert found == ["barcodes.tsv.gz", "matrix.mtx.gz"]
 
@@ -247,7 +249,7 @@ def test_configurations_that_come_along_are_valid_and_plan(config, name):
     more = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
     merged = {**config, **more, "run": {**config["run"], **more["run"]}}
     merged["datasets"] = {**config["datasets"], **more.get("datasets", {})}
-    check_config(merged, CODE)
+    check_config(merged, CODE, NO_FILES)
     plan = Plan(merged, CODE)
     assert {chain.dataset for chain in plan.chains} == set(merged["run"]["datasets"])
     ran = {chain.model for chain in plan.chains}

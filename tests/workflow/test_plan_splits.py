@@ -10,11 +10,13 @@ from project import ROOT, default_configuration
 
 from checks import check_config
 from code_hash import SPLITS, Code
+from origins import Origins
 from plan import QUESTIONS, Plan, WorkflowError
-from schema import config_schema
+from schema import of_split
 from trueshift.data import split_settings
 
 CODE = Code(ROOT)
+NO_FILES = Origins([], {})
 LINES = {
     "kind": "profile",
     "source": {"format": "pdgrapher", "files": {"A549": "{data}/a.pt", "PC3": {"path": "{data}/p.pt"}}},
@@ -52,23 +54,21 @@ def wildcards(split, fold):
 def test_the_driver_and_the_library_agree_on_what_splits_ask_and_take():
     assert tuple(split_settings.QUESTIONS) == tuple(QUESTIONS)
     assert sorted(CODE.modules(SPLITS)) == sorted(split_settings.TYPES)
-    schema = config_schema(CODE)["$defs"]["split"]["properties"]
-    assert schema["asks"]["enum"] == list(QUESTIONS)
-    known = set(split_settings.COMMON)
     for name, file in CODE.modules(SPLITS).items():
         module, read = split_settings.type_of({"type": name}), CODE.constants(file)
         assert read["SETTINGS"] == module.SETTINGS
         assert read["ASKS"] == module.ASKS and module.ASKS in (None, *QUESTIONS)
         assert hasattr(module, "tested") != hasattr(module, "listed")
-        known |= set(module.SETTINGS)
-    assert set(schema) == known
+        keys = of_split(CODE, name)["properties"]
+        assert keys.keys() == {*split_settings.COMMON, *module.SETTINGS}
+        assert all("description" in key for setting, key in keys.items() if setting != "type")
 
 
 def test_the_schema_takes_them_and_refuses_mistakes(config):
-    check_config(config, CODE)
+    check_config(config, CODE, NO_FILES)
     entry = config["datasets"]["lines"]
     entry["splits"]["published"]["k"] = 1
-    check_config(config, CODE)
+    check_config(config, CODE, NO_FILES)
     for split, message in (
         ({"type": "pdgrapher"}, "'files' is a required property"),
         ({"type": "kfold_cells", "k": 1}, "1 is less than the minimum of 2"),
@@ -76,10 +76,10 @@ def test_the_schema_takes_them_and_refuses_mistakes(config):
         ({"type": "pdgrapher", "files": {}}, "files"),
     ):
         with pytest.raises(WorkflowError, match=message):
-            check_config({**config, "datasets": {"lines": {**entry, "splits": {"x": split}}}}, CODE)
+            check_config({**config, "datasets": {"lines": {**entry, "splits": {"x": split}}}}, CODE, NO_FILES)
     entry["source"] = {"format": "pdgrapher", "path": "{data}/a.pt"}
     with pytest.raises(WorkflowError, match="files"):
-        check_config(config, CODE)
+        check_config(config, CODE, NO_FILES)
 
 
 def test_folds(config):

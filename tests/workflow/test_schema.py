@@ -31,7 +31,12 @@ def test_the_schema_has_the_rules_of_the_workflow():
 
 
 @pytest.mark.parametrize(
-    ("page", "written"), [("config/README.md", document_config.written), ("docs/metrics.md", document_metrics.written)]
+    ("page", "written"),
+    [
+        ("config/README.md", document_config.written),
+        ("docs/parameters.md", document_config.of_models),
+        ("docs/metrics.md", document_metrics.written),
+    ],
 )
 def test_the_written_tables_are_current(page, written):
     text = (ROOT / page).read_text()

@@ -248,30 +248,6 @@ def test_an_unknown_target_names_the_known_ones(finished, target, message):
     assert message in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ({"run": {"modles": ["state"]}}, "run: unknown key 'modles'; did you mean 'models'?"),
-        ({"run": {"models": ["ridge"]}}, "unknown model 'ridge'"),
-        ({"run": {"models": ["state/smal"]}}, "unknown variant 'smal'; did you mean 'small'?"),
-        ({"run": {"datasets": ["../mini"]}}, "becomes part of a path"),
-        ({"datasets": {"a b": {}}}, "becomes part of a path"),
-        ({"evaluation": {"metrics": ["r2_topq"]}}, "unknown value 'r2_topq'; did you mean 'r2_topk'?"),
-        ({"evaluation": {"k": [21]}}, "unknown value '21'"),
-        ({"datasets": {"mini": {"qc": {"min_gene": 3}}}}, "unknown key 'min_gene'; did you mean 'min_genes'?"),
-        ({"datasets": {"mini": {"kind": "count"}}}, "did you mean 'counts'?"),
-        ({"datasets": {"mini": {"splits": {"x": {"type": "kfold"}}}}}, "did you mean 'kfold_cells'?"),
-        ({"models": {"state": {"gpus": 1}}}, "unknown key 'gpus'; did you mean 'gpu'?"),
-    ],
-)
-def test_a_fault_in_the_configuration_is_named_before_anything_runs(finished, override, message):
-    file = finished.folder / "override.yaml"
-    file.write_text(json.dumps(override))
-    done = finished.snakemake("-n", check=False, more=file)
-    assert done.returncode != 0
-    assert message in done.stdout
-
-
 def test_a_fault_in_the_data_stops_before_training_and_leaves_nothing(finished):
     entry = {
         "kind": "counts",

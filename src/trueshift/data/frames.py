@@ -37,6 +37,8 @@ def read_frame(path: str | Path, separator: str | None = None, settable: bool = 
         return pd.read_parquet(path)
     tabs = {".tsv", ".txt"} & set(Path(path).suffixes)
     mark = separator or ("\t" if tabs else ",")
+    if len(mark) != 1:
+        raise ContractError(f'separator is "{mark}"; give one character, such as ";"')
     try:
         _check_separator(list(map(str, pd.read_csv(path, sep=mark, nrows=0).columns)), path, mark, settable)
         return pd.read_csv(path, sep=mark, low_memory=False)

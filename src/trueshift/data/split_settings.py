@@ -5,12 +5,23 @@ other change. It has
 
 * ``ASKS``: what it demands of a model: seen, partial_context, new_context, new_perturbation, new_combination or
   new_dose. None if the entry says it. :func:`trueshift.data.split_checks.check_split` proves it.
-* ``SETTINGS``: its settings beside :data:`COMMON`, with their defaults. ``k``: folds are named 1 to k. ``folds``: a
-  mapping of names.
+* ``SETTINGS``: its settings beside :data:`COMMON`, with their defaults.
+* ``KEYS``: the JSON Schema of those that :data:`KEYS` does not have, or has otherwise. What a setting means is said in
+  the module's text, as it is below.
 * ``tested(cells, chosen, fold)``: the mask, shape (N,), of the cells that a fold tests; the other perturbed cells
   train, and a share of them validates. Or ``listed(cells, chosen, fold)``: the role of every cell as files say, shape
   (N,), empty text for controls that they leave open; ``FILES`` is then the setting that names the files.
 * ``leaks(roles, cells)``, if it holds out more than ``ASKS`` says: what of that is in training all the same, in words.
+
+Settings that several types have:
+
+- ``k``: Number of folds, named 1 … k.
+- ``folds``: Named folds: the contexts, perturbations, scaffolds, doses or file that each holds out.
+- ``files``: The file of folds of each context; {data} is the data folder.
+- ``validation``: Share of the perturbed training cells that validates; 0 declares it empty.
+- ``seed``: Seed of folds, halves and validation.
+- ``asks``: What the split asks of models.
+- ``cluster``: The unit held out, for intervals.
 """
 
 import importlib
@@ -25,8 +36,17 @@ from trueshift.data.options import did_you_mean, in_range, options
 
 TYPES = tuple(module.name for module in pkgutil.iter_modules(splits.__path__))
 COMMON: dict[str, Any] = {"type": None, "validation": 0.1, "seed": 0, "cluster": None}
-QUESTIONS = ("seen", "partial_context", "new_context", "new_perturbation", "new_combination", "new_dose")
-CLUSTERS = ("perturbation", "context", "batch", "dose", "modality")
+KEYS: dict[str, dict[str, Any]] = {
+    "k": {"type": "integer", "minimum": 2},
+    "folds": {"$ref": "#/$defs/folds"},
+    "files": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string", "minLength": 1}},
+    "validation": {"type": "number", "minimum": 0, "maximum": 0.5},
+    "seed": {"type": "integer", "minimum": 0},
+    "asks": {"enum": ["seen", "partial_context", "new_context", "new_perturbation", "new_combination", "new_dose"]},
+    "cluster": {"enum": ["perturbation", "context", "batch", "dose", "modality"]},
+}
+QUESTIONS = tuple(KEYS["asks"]["enum"])
+CLUSTERS = tuple(KEYS["cluster"]["enum"])
 
 
 def type_of(settings: Mapping[str, Any]) -> ModuleType:

@@ -7,7 +7,7 @@ import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import anndata as ad
 import numpy as np
@@ -51,6 +51,13 @@ class Model(ABC):
         """Raises :class:`ContractError` while the instance holds nothing but its hyperparameters."""
         if set(vars(self)) <= set(inspect.signature(type(self).__init__).parameters):
             raise ContractError(f"{type(self).__name__} has learnt nothing yet: call fit or load before predict")
+
+    def check_choices(self) -> None:
+        """Raises :class:`ContractError` if a parameter that is annotated as ``Literal`` is none of its values."""
+        for name, hint in get_type_hints(type(self).__init__).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                given, values = getattr(self, name), ", ".join(map(str, get_args(hint)))
+                raise ContractError(f"{type(self).__name__}: {name} is one of {values}, not {given}")
 
     @abstractmethod
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: "Run | None" = None) -> Self:

@@ -6,7 +6,7 @@ The network, its loss and its training are those of the package biolord 0.0.3.
 
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anndata as ad
 import biolord
@@ -48,7 +48,6 @@ from trueshift.tracking import Run
 
 CHUNK = 4096  # cells decoded at a time
 CODES = "latent_codes.embedding.weight"
-ENCODERS = ("one_hot", "features")
 
 
 class Biolord(Model):
@@ -98,7 +97,7 @@ class Biolord(Model):
         seed: int = 0,
         n_latent: int = 256,
         n_attribute: int = 32,
-        perturbation_encoder: str = "one_hot",
+        perturbation_encoder: Literal["one_hot", "features"] = "one_hot",
         features: str | None = None,
         n_perturbation: int = 256,
         attribute_width: int = 2048,
@@ -160,10 +159,7 @@ class Biolord(Model):
 
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
         """Trains on all cells; of the codes, those of the controls are kept."""
-        if self.perturbation_encoder not in ENCODERS:
-            raise ContractError(
-                f"Biolord: perturbation_encoder is one of {', '.join(ENCODERS)}, not {self.perturbation_encoder}"
-            )
+        self.check_choices()
         if self.features is not None and self.perturbation_encoder != "features":
             raise ContractError("Biolord: features are for perturbation_encoder: features; write that or drop them")
         controls = train.obs["is_control"].to_numpy()

@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import anndata as ad
 import numpy as np
@@ -64,7 +64,7 @@ class CellOT(Model):
         autoencoder_validate_every: int = 2500,
         weight_decay: float = 1e-5,
         hidden: Sequence[int] = (64, 64, 64, 64),
-        start: str = "uniform",
+        start: Literal["uniform", "identity"] = "uniform",
         steps: int = 100_000,
         inner_steps: int = 10,
         learning_rate: float = 1e-4,
@@ -128,8 +128,7 @@ class CellOT(Model):
                 raise ContractError(f"CellOT: {name} is at least 1, not {getattr(self, name)}")
         if not self.hidden:
             raise ContractError("CellOT: hidden names the width of at least one layer, such as [64, 64]")
-        if self.start not in ("uniform", "identity"):
-            raise ContractError(f"CellOT: start is uniform or identity, not {self.start}")
+        self.check_choices()
         if self.start == "identity" and self.hidden[0] < 2 * self.latent:
             raise ContractError(
                 f"CellOT: start: identity needs a first layer of {2 * self.latent} units, twice latent; "

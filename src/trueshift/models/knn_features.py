@@ -53,10 +53,7 @@ class KnnFeatures(ArrayModel):
 
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
         """Keeps features (N, F) and mean δ (N, G) of the N training perturbations."""
-        if self.metric not in ("cosine", "tanimoto"):
-            raise ContractError(f"knn_features: metric {self.metric} is unknown; it is cosine or tanimoto")
-        if self.weights not in ("distance", "uniform"):
-            raise ContractError(f"knn_features: weights {self.weights} are unknown; they are distance or uniform")
+        self.check_choices()
         if self.k < 1:
             raise ContractError(f"knn_features: k {self.k} must be 1 or more")
         seen = centroids(train)

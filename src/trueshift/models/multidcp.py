@@ -7,7 +7,7 @@ differences to it are in the docstring of :class:`MultiDCP`.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anndata as ad
 import numpy as np
@@ -133,7 +133,7 @@ class MultiDCP(Model):
         heads: int = 4,
         mlp_hidden: int = 512,
         dropout: float = 0.3,
-        gene_attention: bool | str = "auto",
+        gene_attention: Literal["auto", True, False] = "auto",
         cell: Sequence[int] = (200, 100, 50),
         dose: int = 4,
         head: int = 128,
@@ -168,8 +168,7 @@ class MultiDCP(Model):
 
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
         """Trains on the perturbed profiles and the controls; a checkpoint in ``run.resume`` is taken up."""
-        if self.gene_attention not in ("auto", True, False):
-            raise ContractError(f"MultiDCP: gene_attention is one of auto, true, false, not {self.gene_attention}")
+        self.check_choices()
         if self.width % self.heads:
             raise ContractError(f"MultiDCP: width ({self.width}) must be a multiple of heads ({self.heads})")
         profiles = self._profiles(train)

@@ -5,7 +5,7 @@ its loss and its training are those of the package scgen 2.1.0.
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anndata as ad
 import numpy as np
@@ -65,8 +65,8 @@ class ScGen(Model):
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-6,
         patience: int = 25,
-        monitor: str = "elbo_validation",
-        arithmetic: str = "all",
+        monitor: Literal["elbo_validation", "validation_loss"] = "elbo_validation",
+        arithmetic: Literal["all", "shared"] = "all",
     ) -> None:
         super().__init__(seed=seed)
         self.n_hidden = n_hidden
@@ -86,9 +86,7 @@ class ScGen(Model):
 
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
         """Trains the autoencoder on all cells, then takes every δ from their means in its latent space."""
-        for name, choices in (("monitor", ("elbo_validation", "validation_loss")), ("arithmetic", ("all", "shared"))):
-            if getattr(self, name) not in choices:
-                raise ContractError(f"ScGen: {name} is one of {', '.join(choices)}, not {getattr(self, name)}")
+        self.check_choices()
         self.centre = gene_centre(train)
         with seeded(self.seed):
             upstream = self.train_upstream(train, run)

@@ -7,7 +7,7 @@ language model's; ``residual: control``; defaults (hidden 256, 4 layers, AdamW) 
 
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anndata as ad
 import numpy as np
@@ -44,14 +44,6 @@ from trueshift.models.state_training import Cells, Phase, Sets, Trainer
 from trueshift.models.training import fingerprint, load_weights, reproducible
 from trueshift.tracking import Run
 
-CHOICES = {
-    "loss": ("energy", "mmd", "mse"),
-    "residual": ("control", "bottleneck", "none"),
-    "perturbation_encoder": ("one_hot", "features"),
-    "optimizer": ("adamw", "adam"),
-    "precision": ("auto", "float32", "bfloat16"),
-}
-
 
 class State(Model):
     """State ST. Predicts cells: the input controls of the asked context, moved together by a perturbation.
@@ -87,14 +79,14 @@ class State(Model):
         mlp_hidden: int = 512,
         encoder_layers: int = 2,
         dropout: float = 0.1,
-        residual: str = "control",
-        perturbation_encoder: str = "one_hot",
+        residual: Literal["control", "bottleneck", "none"] = "control",
+        perturbation_encoder: Literal["one_hot", "features"] = "one_hot",
         features: str | None = None,
         batch_encoder: bool = False,
         identity_sets: bool = False,
-        loss: str = "energy",
-        sigma: float | str = "median",
-        optimizer: str = "adamw",
+        loss: Literal["energy", "mmd", "mse"] = "energy",
+        sigma: float | Literal["median"] = "median",
+        optimizer: Literal["adamw", "adam"] = "adamw",
         learning_rate: float = 3e-4,
         weight_decay: float = 1e-2,
         batch_size: int = 8,
@@ -106,7 +98,7 @@ class State(Model):
         pretrain_contexts: list[str] | str | None = None,
         pretrain_steps: int = 1000,
         finetune_steps: int = 1000,
-        precision: str = "auto",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
         threads: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
@@ -190,9 +182,7 @@ class State(Model):
         return self
 
     def _check(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ContractError(f"State: {name} is one of {', '.join(choices)}, not {getattr(self, name)}")
+        self.check_choices()
         if self.hidden % self.heads:
             raise ContractError(f"State: hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         if isinstance(self.sigma, str) and self.sigma != "median":

@@ -5,7 +5,7 @@ from typing import Literal, Self
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import ContractError, Pairs, asked, make_prediction
+from trueshift.contract import Pairs, asked, make_prediction
 from trueshift.models.base import ArrayModel, centroids, refuse_unseen
 from trueshift.tracking import Run
 
@@ -22,8 +22,7 @@ class TrainMean(ArrayModel):
 
     def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
         """Learns one mean, shape (1, G), or one of each of N contexts, shape (N, G)."""
-        if self.scope not in ("global", "context"):
-            raise ContractError(f"train_mean: scope {self.scope} is unknown; it is global or context")
+        self.check_choices()
         seen = centroids(train)
         if self.scope == "global":
             self.state = {"means": seen.means.mean(axis=0, keepdims=True)}

@@ -7,6 +7,15 @@ A GCT file is text with tabs, genes × profiles (https://clue.io/connectopedia/g
     id    names of the row metadata    profile ids    (1.2: Name  Description  profile ids)
     one line per column metadata field: its name, a placeholder per row metadata field, a value per profile
     one line per gene: its id, its metadata, a value per profile
+
+An entry::
+
+    kind: profile
+    source: {format: gct, path: "{data}/plate.gct"}
+    columns:
+      perturbation: {from: pert_id, control: DMSO, separator: null}
+      context: cell_id
+      dose: {from: pert_idose, unit: uM}
 """
 
 import zlib
@@ -29,6 +38,8 @@ Lines = Iterator[tuple[int, list[str]]]
 
 def read(path: str | Path) -> ad.AnnData:
     """Reads profiles × genes from a GCT file, plain or gzipped: X float32, shape (profiles, genes), units of the file.
+
+    - ``path``: The file, plain or gzipped; {data} is the data folder.
 
     obs holds the column metadata and ``id``, the ids of the profiles once more (version 1.2 has no column metadata:
     what its ids say can be had with ``extract``); var holds the row metadata. Metadata stay text; ``-666``, ``NA`` and

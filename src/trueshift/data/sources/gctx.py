@@ -1,7 +1,14 @@
 """Source format ``gctx``: the HDF5 form of GCT, in which LINCS publishes its large tables.
 
 https://clue.io/connectopedia/gctx_format. ``/0/DATA/0/matrix`` holds the values, one row a profile; ``/0/META/COL`` the
-ids and metadata of profiles, ``/0/META/ROW`` those of genes, an array each, with ``id`` among them.
+ids and metadata of profiles, ``/0/META/ROW`` those of genes, an array each, with ``id`` among them. An entry::
+
+    kind: profile
+    source: {format: gctx, path: "{data}/plate.gctx", genes: "{data}/landmarks.csv"}
+    columns:
+      perturbation: {from: pert_id, control: DMSO, separator: null}
+      context: cell_id
+      dose: {from: pert_idose, unit: uM}
 """
 
 import contextlib
@@ -27,8 +34,11 @@ BLOCK = 1 << 24  # values read together
 def read(path: str | Path, genes: str | Path | None = None, log: Callable[[str], None] = print) -> ad.AnnData:
     """Reads profiles × genes: X float32, in the units of the file. Memory: the result and 64 MB.
 
-    ``genes`` is a table whose first column names the ids of genes to keep, such as the 978 landmarks; the file's order
-    stays. obs and var hold the metadata and ``id``; text is stripped, and ``-666``, ``NA`` and empty text are missing.
+    - ``path``: The file; {data} is the data folder.
+    - ``genes``: A table whose first column has the ids of the genes to keep, such as the 978 landmarks; all by default.
+
+    Genes stay in the order of the file. obs and var hold the metadata and ``id``; text is stripped, and ``-666``,
+    ``NA`` and empty text are missing.
 
     Raises :class:`ContractError` if parts are missing or of unequal sizes, if ids occur twice, if a gene asked for is
     not in the file, or at the first value that is not finite, naming gene and profile.

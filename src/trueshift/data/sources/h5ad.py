@@ -1,4 +1,13 @@
-"""Source format ``h5ad``: an AnnData file, plain or gzipped, its values in X or in a named layer."""
+"""Source format ``h5ad``: an AnnData file, plain or gzipped, its values in X or in a named layer.
+
+An entry::
+
+    kind: counts
+    source: {format: h5ad, path: "{data}/screen.h5ad"}
+    columns:
+      perturbation: {from: guide, control: NT}
+      context: line
+"""
 
 import gzip
 import re
@@ -23,7 +32,10 @@ FILES = ("path",)
 
 
 def read(path: str | Path, layer: str | None = None, scratch: Path | None = None) -> ad.AnnData:
-    """Reads cells × genes with the values of ``layer`` (``raw``: of ``.raw``) in X, obs and var of the source.
+    """Reads cells × genes with the values of ``layer`` in X, obs and var of the source.
+
+    - ``path``: The file; {data} is the data folder.
+    - ``layer``: The layer that holds the values, or raw for those of .raw; X by default.
 
     A gzipped file is unpacked into the file ``scratch``, by default into a temporary one. Raises
     :class:`ContractError` if the file cannot be read or holds no such layer.

@@ -1,4 +1,18 @@
-"""Source format ``mtx``: a MatrixMarket matrix with barcodes, genes and a metadata table, plain or gzipped."""
+"""Source format ``mtx``: a MatrixMarket matrix with barcodes, genes and a metadata table, plain or gzipped.
+
+An entry::
+
+    kind: counts
+    source:
+      format: mtx
+      matrix: "{data}/matrix.mtx.gz"
+      barcodes: "{data}/barcodes.tsv.gz"
+      genes: "{data}/features.tsv.gz"
+      metadata: "{data}/cells.csv"
+    columns:
+      perturbation: {from: guide, control: NT}
+      context: line
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +37,18 @@ def read(
 ) -> ad.AnnData:
     """Reads the three files of a 10x-like matrix (genes × cells or cells × genes) and its cell metadata.
 
-    ``barcodes`` and ``genes`` are lists in any form of :mod:`trueshift.data.name_lists`. ``gene_column`` counts from 0,
-    after row numbers, and gives the gene names: by default the second column (symbols) if there is one. The other
-    columns: :func:`trueshift.data.matrix_market.read_matrix`. ``cell_column`` is the metadata column with the barcodes,
-    by default the first; cells without metadata are left out, which the log says. ``separator`` is what separates the
-    columns of metadata.
+    - ``matrix``: The MatrixMarket file, genes × cells or cells × genes.
+    - ``barcodes``: The list of cells: one a line, or a table, with or without a header and row numbers.
+    - ``genes``: The list of genes, in the same forms.
+    - ``metadata``: A CSV, TSV or parquet table with a row for each cell. Cells without a row are left out.
+    - ``gene_column``: The column of genes with their names, counted from 0 after row numbers; by default the second
+      (symbols) if there is one.
+    - ``cell_column``: The column of metadata with the barcodes; by default the first.
+    - ``separator``: The character between the columns of metadata; by default a comma, in .tsv and .txt a tab.
+
+    Forms of the lists: :mod:`trueshift.data.name_lists`; their other columns:
+    :func:`trueshift.data.matrix_market.read_matrix`. The log says how many cells are left out.
+
     Raises :class:`ContractError` if a file cannot be read or the sizes do not fit.
     """
     values, cells, var = read_matrix(matrix, barcodes, genes, gene_column, log)

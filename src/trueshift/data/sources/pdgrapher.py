@@ -39,6 +39,8 @@ PROFILES = ("diseased", "treated")
 def read(files: Mapping[str, str | Path], log: Callable[[str], None] = print) -> ad.AnnData:
     """Reads ``files``, cell line → file, as profiles × genes: each line's treated samples, then its distinct controls.
 
+    - ``files``: The file of each cell line, data_backward_<line>.pt, by the name of the line.
+
     X is float32, shape (samples + distinct controls, genes), in the units of the files. Control profiles of one line
     that are the same to the bit are one row. obs: ``perturbation`` (perturbagen_name; ``control`` for controls),
     ``cell_id``, ``idx`` (as text: the place of a sample in its line's list, from 0; "" for controls), ``is_control``

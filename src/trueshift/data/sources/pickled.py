@@ -1,6 +1,14 @@
 """Source format ``pickled``: a row-aligned pair of pickled pandas DataFrames, treated profiles and their controls.
 
-Read by :mod:`trueshift.data.pickles.inert`, which runs nothing of a file.
+Read by :mod:`trueshift.data.pickles.inert`, which runs nothing of a file. An entry::
+
+    kind: profile
+    source: {format: pickled, treated: "{data}/treated.pkl", control: "{data}/control.pkl"}
+    columns:
+      perturbation: {from: pert_id, control: control, separator: null}
+      context: cell_id
+      dose: {from: pert_idose, unit: uM}
+      control_id: control_id
 """
 
 from collections.abc import Callable
@@ -190,6 +198,9 @@ def read(
     values: Path | None = None,
 ) -> ad.AnnData:
     """Reads a pair of pickled DataFrames, row i of ``control`` being the control of row i of ``treated``.
+
+    - ``treated``: The table of treated profiles.
+    - ``control``: The table of their controls, row by row.
 
     Both have the columns ``sig_id``, ``idx``, ``cell_id`` (equal row by row) and one column of numbers for each gene;
     ``treated`` also ``pert_id``, ``pert_idose``, ``smiles``. This is the layout in which PDGrapher's LINCS profiles are

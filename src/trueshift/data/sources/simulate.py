@@ -14,11 +14,18 @@ The model, with genes g, latent programs k, contexts c, batches b and perturbati
 A mean-shift baseline profits from ``shared``, a model with features from ``own`` (``perturbation_features`` holds a
 noisy view of it), transfer between contexts from ``factor``. The negative binomial as gamma-Poisson mixture follows
 Grün, Kester & van Oudenaarden 2014 (doi:10.1038/nmeth.2930) and the Splat model (doi:10.1186/s13059-017-1305-0).
+
+An entry::
+
+    kind: counts
+    source: {format: simulate, contexts: 2, perturbations: 5, combinations: 4, genes: 600, seed: 1}
+    features: {programs: simulated}
+    targets_measured: true
 """
 
 from collections.abc import Sequence
 from itertools import combinations as pairs_of
-from typing import Any
+from typing import Any, Literal
 
 import anndata as ad
 import numpy as np
@@ -59,16 +66,33 @@ def simulate(
     library_size: float = 3000.0,
     dispersion: float = 0.2,
     feature_noise: float = 0.2,
-    modality: str = "CRISPRi",
+    modality: Literal["CRISPRi", "KO", "CRISPRa"] = "CRISPRi",
     seed: int = 0,
 ) -> ad.AnnData:
     """Simulates a screen in canonical form: every perturbation, combination and dose in every context.
 
-    ``cells_per_condition`` is per context × perturbation × dose, spread evenly over the batches; ``controls_per_batch``
-    is per context × batch. ``effect`` is the size of the activations, ``shared`` the part common to all perturbations
-    (both in log units per unit of loading), ``context_spread`` the half-width of the factors around 1,
-    ``library_size`` the median number of counts of a cell. ``modality`` (CRISPRi, KO, CRISPRa) sets the sign on target
-    genes. Memory grows with cells × genes; the defaults take about a second.
+    - ``contexts``: Number of contexts.
+    - ``batches``: Number of batches in each context.
+    - ``genes``: Number of genes.
+    - ``perturbations``: Number of single perturbations; each has a target gene of its own.
+    - ``combinations``: Number of combinations of two.
+    - ``doses``: The doses of every perturbation.
+    - ``cells_per_condition``: Cells for each context × perturbation × dose, spread evenly over the batches.
+    - ``controls_per_batch``: Control cells for each context × batch.
+    - ``programs``: Number of latent programs.
+    - ``effect``: Size of the activations of a perturbation, in log units per unit of loading.
+    - ``shared``: Size of the activation that all perturbations share, in the same units.
+    - ``target_effect``: Log fold change of the target gene at the highest dose.
+    - ``context_spread``: Half-width of the contexts' factors around 1.
+    - ``interaction``: Size of an interaction, as a share of the sum of the two singles.
+    - ``interaction_share``: Share of the combinations that interact.
+    - ``library_size``: Median number of counts of a cell.
+    - ``dispersion``: Dispersion of the negative binomial.
+    - ``feature_noise``: Noise of the features programs, in units of their spread.
+    - ``modality``: CRISPRi and KO lower the target gene, CRISPRa raises it.
+    - ``seed``: Seed of the simulation.
+
+    Memory grows with cells × genes; the defaults take about a second.
 
     Returns counts (CSR float32), obs in canonical columns, ``uns["perturbation_features"]["programs"]`` (single
     perturbations × programs: activations plus noise of ``feature_noise`` times their spread) and ``uns["simulation"]``:

@@ -9,7 +9,11 @@ do. With genes g, lines c, plates b of a line, drugs d = (core, substituent):
 
 Every treated profile is paired with a control of its own plate, as LINCS L1000 profiles are (Subramanian et al. 2017,
 Cell 171:1437). A model that reads structures can learn the parts of an unseen drug from others; an unseen core it
-cannot, which is what a split by scaffold asks.
+cannot, which is what a split by scaffold asks. An entry::
+
+    kind: profile
+    source: {format: simulate_profiles, lines: 3, cores: 5, genes: 100, seed: 1}
+    features: {morgan: morgan}
 """
 
 from collections.abc import Sequence
@@ -64,8 +68,19 @@ def simulate_profiles(
 ) -> ad.AnnData:
     """Simulates every drug at every dose in every line, ``replicates`` times, spread over the plates of the line.
 
-    ``effect`` and ``shared`` are standard deviations over genes, in log2 units, of what a core or a substituent does
-    and of what all drugs share; ``plate_spread`` and ``noise`` those of plates and of single profiles.
+    - ``lines``: Number of cell lines.
+    - ``cores``: Number of ring systems, 10 at most.
+    - ``substituents``: Number of substituents, 8 at most; a drug is one of them on one ring system.
+    - ``doses``: The doses of every drug.
+    - ``plates``: Number of plates in each line.
+    - ``replicates``: Profiles of each line × drug × dose.
+    - ``controls_per_plate``: Control profiles of each plate.
+    - ``genes``: Number of genes.
+    - ``effect``: Standard deviation over genes of what a ring system or a substituent does, in log2 units.
+    - ``shared``: Standard deviation over genes of what all drugs do, in log2 units.
+    - ``plate_spread``: Standard deviation of plates, in log2 units.
+    - ``noise``: Standard deviation of single profiles, in log2 units.
+    - ``seed``: Seed of the simulation.
 
     Returns profiles (float32, (profiles, genes)); obs: perturbation, smiles, modality, context, batch, dose, is_control
     and ``control_id``; ``uns["simulation"]``: ``drugs`` (name, smiles, core, substituent) and ``effects``, float32

@@ -1,4 +1,13 @@
-"""Source format ``table``: dense expression and cell metadata, each CSV, TSV (also gzipped) or parquet."""
+"""Source format ``table``: dense expression and cell metadata, each CSV, TSV (also gzipped) or parquet.
+
+An entry::
+
+    kind: counts
+    source: {format: table, expression: "{data}/counts.csv", metadata: "{data}/cells.csv"}
+    columns:
+      perturbation: {from: guide, control: NT}
+      context: line
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +33,13 @@ def read(
 ) -> ad.AnnData:
     """Reads expression (rows cells, first column their ids; genes × cells with ``transpose``) and metadata.
 
-    ``cell_column`` is the metadata column with the cell ids, by default the first. Cells without metadata are left
-    out, which the log says. ``separator`` is what separates the columns of text files, by default commas, and tabs of
-    ``.tsv`` and ``.txt``. Raises :class:`ContractError` on text among the values and on ids that do not match.
+    - ``expression``: A CSV, TSV or parquet table, a row for each cell, its first column their ids.
+    - ``metadata``: Another one with a row for each cell. Cells without a row are left out, which the log says.
+    - ``cell_column``: The column of metadata with the ids; by default the first.
+    - ``transpose``: Expression has a row for each gene and a column for each cell.
+    - ``separator``: The character between the columns of both text files; by default a comma, in .tsv and .txt a tab.
+
+    Raises :class:`ContractError` on text among the values and on ids that do not match.
     """
     values = read_frame(expression, separator, settable=True)
     values = values.set_index(values.columns[0]) if isinstance(values.index, pd.RangeIndex) else values

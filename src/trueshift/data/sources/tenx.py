@@ -1,7 +1,13 @@
 """Source format ``tenx``: what Cell Ranger writes, a folder of three files or an HDF5 file, versions 2 and 3 on.
 
 https://www.10xgenomics.com/support/software/cell-ranger/latest/analysis/outputs/cr-outputs-mex-matrices and
-…/cr-outputs-h5-matrices.
+…/cr-outputs-h5-matrices. An entry::
+
+    kind: counts
+    source: {format: tenx, path: "{data}/filtered_feature_bc_matrix", metadata: "{data}/cells.csv"}
+    columns:
+      perturbation: {from: guide, control: NT}
+      context: line
 """
 
 from collections.abc import Callable
@@ -35,10 +41,14 @@ def read(
     """Reads cells × features of a folder (``matrix.mtx``, ``barcodes.tsv``, ``features.tsv`` or ``genes.tsv``, each
     plain or gzipped) or of an ``.h5`` file.
 
+    - ``path``: Cell Ranger's folder of three files, or its .h5 file; {data} is the data folder.
+    - ``metadata``: A CSV, TSV or parquet table with a row for each cell. Cells without a row are left out.
+    - ``cell_column``: The column of metadata with the barcodes; by default the first.
+    - ``separator``: The character between the columns of metadata; by default a comma, in .tsv and .txt a tab.
+
     X is float32, shape (cells, features), in counts. var is named by symbol, by symbol and id where genes share one,
-    and has ``gene_id`` and ``feature_types`` (not of version 2). obs has ``barcode`` and the columns of ``metadata``, a
-    table of cells whose column ``cell_column`` (by default the first) has the barcodes; cells without a row there are
-    left out, which the log says. ``separator`` is what separates its columns, by default commas, tabs of ``.tsv``.
+    and has ``gene_id`` and ``feature_types`` (not of version 2). obs has ``barcode`` and the columns of ``metadata``.
+    The log says how many cells are left out.
 
     Raises :class:`ContractError` if the folder or the file is not what Cell Ranger writes.
     """

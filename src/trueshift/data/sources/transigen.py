@@ -39,8 +39,11 @@ SYMBOL = "gene_symbol"
 def read(path: str | Path, genes: str | Path | None = None, log: Callable[[str], None] = print) -> ad.AnnData:
     """Reads pairs as profiles × genes: first the treated, in the order of the file, then each distinct control once.
 
-    ``genes`` is a table with one row per column of x1 and x2, in their order: names from ``gene_symbol``, or else from
-    its first column; the whole table becomes var. Without it genes are G0001, G0002, ….
+    - ``path``: The file processed_data.h5; {data} is the data folder.
+    - ``genes``: A table with a row for each column of x1 and x2, in their order: names from gene_symbol, or else from
+      its first column. Without it genes are G0001, G0002, ….
+
+    The whole table of genes becomes var.
 
     X is float32, shape (pairs + distinct controls, genes), in the units of the file (log2 intensities). obs: ``drug``
     (the SMILES; ``@``, which labels cannot hold, is written ``at``; ``control`` for controls), ``smiles`` as in the

@@ -6,6 +6,9 @@ They are lists of samples, by their number within a cell line.
 ``{train,val,test}_index_backward`` (and ``forward``, None where a line has no such samples); a dict of one fold's lists
 alone occurs too.
 Folds are drawn over samples: replicates of one drug stand on both sides.
+
+- ``k``: Number of folds, named 1 … k; 1 for a file of one fold alone.
+- ``index``: The column, kept by columns: keep, whose whole numbers the folds list.
 """
 
 import re
@@ -23,6 +26,7 @@ from trueshift.data.roles import Cells
 
 ASKS = "seen"
 SETTINGS = {"k": 5, "files": None, "index": "idx"}
+KEYS = {"k": {"type": "integer", "minimum": 1}, "index": {"type": "string"}}
 FILES = "files"
 LISTED = ("train", "val", "test")
 

@@ -1,4 +1,7 @@
-"""Split type ``underrepresented_context``: one context's perturbations but a share α (State, Adduri et al. 2025)."""
+"""Split type ``underrepresented_context``: one context's perturbations but a share α (State, Adduri et al. 2025).
+
+- ``alpha``: Share of the context's perturbations that stays in training.
+"""
 
 import zlib
 from typing import Any
@@ -12,6 +15,7 @@ from trueshift.data.roles import Cells, among
 
 ASKS = "partial_context"
 SETTINGS = {"folds": None, "alpha": 0.3}
+KEYS = {"alpha": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}}
 
 
 def tested(cells: Cells, chosen: dict[str, Any], fold: str) -> np.ndarray:
