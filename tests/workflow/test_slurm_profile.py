@@ -6,7 +6,8 @@ import yaml
 from project import ROOT
 
 ALONE = {
-    "import_data": "one per dataset, as large as its source, and perhaps a download",
+    "fetch": "not submitted: it runs where Snakemake does, for nodes may have no network",
+    "import_data": "one per dataset, as large as its source",
     "qc": "one per dataset, as large as its source",
     "normalize": "one per dataset, as large as its source",
     "train": "in a shared submission another job's failure would discard the trained model",
