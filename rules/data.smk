@@ -4,7 +4,7 @@
 rule import_data:
     input:
         PLAN.source_files,
-        fetched=ancient(PLAN.fetched),
+        fetched=PLAN.fetched,
     output:
         data=temp("results/{dataset}/imported.h5ad"),
         features="results/{dataset}/features.csv",
@@ -25,13 +25,12 @@ rule import_data:
         " --data-folder {params.data_folder:q} --out {output.data:q} --features {output.features:q} > {log:q} 2>&1"
 
 
-# A change of address or checksum is one of settings; fetched.json made anew, of the same files, changes nothing.
 # imported.h5ad and qc.h5ad are removed after use, so what they are made from is asked here, where qc.json stays
 rule qc:
     input:
         data="results/{dataset}/imported.h5ad",
         sources=PLAN.source_files,
-        fetched=ancient(PLAN.fetched),
+        fetched=PLAN.fetched,
     output:
         data=temp("results/{dataset}/qc.h5ad"),
         report="results/{dataset}/qc.json",

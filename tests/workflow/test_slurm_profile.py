@@ -23,6 +23,11 @@ def test_every_rule_is_in_a_group_or_alone_for_a_reason():
     assert sorted([*grouped, *ALONE]) == sorted(rules)
 
 
+def test_only_a_download_runs_on_the_login_node():
+    text = "".join(file.read_text() for file in ROOT.glob("rules/*.smk"))
+    assert re.findall(r"^localrules:\n((?: .*\n)+)", text, re.M) == ["    fetch,\n"]
+
+
 def test_every_rule_is_measured_where_its_log_is():
     for file in ROOT.glob("rules/*.smk"):
         for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", file.read_text(), re.M | re.S):

@@ -46,8 +46,8 @@ def ensure(entry: str | Mapping[str, Any], data_folder: str | Path, folder: bool
         return verified(entry, data_folder, checksum(path, algorithm_of(entry)))
     if url := facts.get("url"):
         raise ContractError(
-            f"{path}: no such file. The rule fetch gets it from {url}: add '--forcerun fetch' to your snakemake "
-            "command and run it again; files that are there stay, and so does what is finished"
+            f"{path}: no such file. The rule fetch gets it from {url}: run your snakemake command once with "
+            "'--forcerun fetch --until fetch' added, and then as it is; what is there and finished stays"
         )
     how = facts.get("obtain", "place the file there, or correct the path or the data folder")
     raise ContractError(f"{path}: no such file; {how}")
