@@ -48,7 +48,7 @@ class Limits:
     total: float = 24 * 3600
     stall: float = 60
     step: int = 1 << 16
-    pause: float = 1
+    pause: float = 4
 
 
 class RefusedError(Exception):
@@ -141,7 +141,7 @@ class _Transfer:
                 if failures >= ATTEMPTS or disk_is_full(error):
                     raise
                 self.log(f"{self.url}: {str(error) or type(error).__name__}")
-            await asyncio.sleep(self.limits.pause * 2**failures)
+            await asyncio.sleep(self.limits.pause * 2 ** max(failures - 1, 0))
 
     async def _attempt(self, client: httpx.AsyncClient, offset: int) -> None:
         """Appends what the server has from byte ``offset`` on; an early end is an error."""
