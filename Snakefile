@@ -10,6 +10,7 @@ configfile: "config/models.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/fetch.smk"
 include: "rules/data.smk"
 include: "rules/folds.smk"
 include: "rules/models.smk"

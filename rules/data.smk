@@ -4,6 +4,7 @@
 rule import_data:
     input:
         PLAN.source_files,
+        fetched=PLAN.fetched,
     output:
         data=temp("results/{dataset}/imported.h5ad"),
         features="results/{dataset}/features.csv",
@@ -29,6 +30,7 @@ rule qc:
     input:
         data="results/{dataset}/imported.h5ad",
         sources=PLAN.source_files,
+        fetched=PLAN.fetched,
     output:
         data=temp("results/{dataset}/qc.h5ad"),
         report="results/{dataset}/qc.json",

@@ -37,6 +37,7 @@ MODEL_RULES = ("train", "predict")  # what they book is first of all their model
 KNOWLEDGE = ("features", "structures")  # needs that single perturbations may lack
 ADOPTION_KEYS = ("columns", "control", "genes", "layer")
 MADE_FEATURES = ("simulated", "morgan", "descriptors")  # the others are files
+TRANSFER_KEYS = ("path", "url", "sha256", "md5")  # of a file, what its transfer depends on
 IMPORT_KEYS = ("kind", "source", "columns", "filter", "structures", "features", "targets_measured", "preselected_genes")
 
 
@@ -109,6 +110,11 @@ def unknown(what: str, name: str, known: list[str], where: str) -> WorkflowError
     )
 
 
+def has_url(file: Any) -> bool:
+    """Whether a file of an entry has an address."""
+    return isinstance(file, dict) and bool(file.get("url"))
+
+
 class Plan:
     """The configuration, read: ``chains`` to run, ``exclusions`` with reasons, and answers for the rules.
 
@@ -177,7 +183,8 @@ class Plan:
 
     def all_benchmarks(self) -> list[str]:
         """What every job took that comes before the scores."""
-        files = [f"{path}/{rule}" for path in self._datasets for rule in ("import_data", "qc", "normalize")]
+        files = [f"{dataset}/fetch" for dataset in self._datasets if self._remote(dataset)]
+        files += [f"{path}/{rule}" for path in self._datasets for rule in ("import_data", "qc", "normalize")]
         rules = ("split", "select_genes", "partition", "reference")
         files += [f"{path}/{rule}" for path in self.fold_paths for rule in rules]
         for chain in self.chains:
@@ -433,19 +440,44 @@ class Plan:
     def source_files(self, wildcards: Wildcards) -> list[str]:
         """The local files an import reads, as far as they are there: a change of theirs reruns it.
 
-        Of a folder they are the files in it.
+        Of a folder they are the files in it. A file with an address is the affair of :meth:`fetched`.
         """
-        entry = self.dataset(wildcards.dataset)
-        features = [file for file in entry.get("features", {}).values() if file not in MADE_FEATURES]
-        settings, keys = entry["source"], self.source.constants(self.reader(wildcards.dataset))["FILES"]
-        source: list[Any] = []
-        for value in (settings[key] for key in keys if key in settings):
-            by_name = isinstance(value, dict) and "path" not in value
-            source += value.values() if by_name else [value]
-        files = [*source, *features, *([entry["structures"]] if "structures" in entry else [])]
-        paths = [self.located(file) for file in files]
+        files = self._files(wildcards.dataset)
+        paths = [self.located(file) for file in files if not has_url(file)]
         inside = [file for path in paths if path.is_dir() for file in sorted(path.glob("[!.]*"))]
         return [str(path) for path in [*paths, *inside] if path.is_file()]
+
+    def _files(self, dataset: str) -> list[Any]:
+        """Every file that the import of a dataset reads, as its entry has it: a path, or a mapping with one."""
+        entry = self.dataset(dataset)
+        settings, keys = entry["source"], self.source.constants(self.reader(dataset))["FILES"]
+        files: list[Any] = []
+        for key in (key for key in keys if key in settings):
+            value = settings[key]
+            by_name = isinstance(value, dict) and "path" not in value
+            # what belongs to path, its address and checksum, stands beside it
+            files += value.values() if by_name else [settings if key == "path" else value]
+        files += [file for file in entry.get("features", {}).values() if file not in MADE_FEATURES]
+        return [*files, entry["structures"]] if "structures" in entry else files
+
+    @per_job
+    def fetched(self, wildcards: Wildcards) -> list[str]:
+        """What says that the files with an address are there; nothing for a dataset without such files.
+
+        These files are no inputs: a plan would see them only once they are there, and run the import again.
+        """
+        return [f"results/{wildcards.dataset}/fetched.json"] if self._remote(wildcards.dataset) else []
+
+    @per_job
+    def remote_files(self, wildcards: Wildcards) -> str:
+        """The files of a dataset that have an address, as JSON: where they are put, address and checksum."""
+        remote = self._remote(wildcards.dataset)
+        if not remote:
+            raise WorkflowError(f"dataset {wildcards.dataset} has no file with a url: there is nothing to fetch")
+        return json.dumps([{key: file[key] for key in TRANSFER_KEYS if key in file} for file in remote])
+
+    def _remote(self, dataset: str) -> list[dict[str, Any]]:
+        return [file for file in self._files(dataset) if has_url(file)]
 
     @per_job
     def settings(self, wildcards: Wildcards) -> str:

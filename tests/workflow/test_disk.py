@@ -37,6 +37,22 @@ def test_what_is_not_there_yet_is_said_to_be_unknown(plan, tmp_path):
     assert "about" not in disk.words(plan)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"format": "h5ad", "path": "{data}/screen.h5ad", "url": "https://example.org/screen.h5ad"},
+        {"format": "mtx", "matrix": {"path": "{data}/screen.h5ad", "url": "https://example.org/screen.h5ad"}},
+    ],
+)
+def test_what_is_to_be_fetched_counts_once_it_is_there(plan, tmp_path, source):
+    known = disk.estimate(plan)
+    plan.config["datasets"]["mini"]["source"] = source
+    assert disk.estimate(plan) == known
+    (tmp_path / "data/screen.h5ad").unlink()
+    assert disk.estimate(plan) == (0, ["mini"])
+    assert "need of mini known once imported" in disk.words(plan)
+
+
 def test_a_run_takes_more_with_more_folds_models_and_seeds(plan):
     total, unknown = disk.estimate(plan)
     assert unknown == []

@@ -114,6 +114,49 @@ def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_wo
         check_config(config, CODE, NO_FILES)
 
 
+def test_a_file_with_an_address_is_fetched_and_no_input_be_it_there_or_not(config, tmp_path):
+    config["data_folder"] = str(tmp_path)
+    plan = Plan(config, CODE)
+    assert plan.fetched(wildcards()) == []
+    assert "results/benchmarks/simulated/fetch.tsv" not in plan.all_benchmarks()
+    with pytest.raises(WorkflowError, match="simulated has no file with a url"):
+        plan.remote_files(wildcards())
+
+    address, checksum = "https://example.org/x", "0" * 64
+    remote = {name: {"path": f"{{data}}/{name}", "url": address, "sha256": checksum} for name in ("m", "f", "s")}
+    near = {name: f"{{data}}/{name}" for name in ("barcodes", "genes", "cells", "g")}
+    config["datasets"]["simulated"] |= {
+        "source": {"format": "mtx", "matrix": remote["m"] | {"obtain": "ask"}, "metadata": near["cells"]}
+        | {name: near[name] for name in ("barcodes", "genes")},
+        "columns": {"perturbation": {"from": "guide", "control": None}, "context": "line"},
+        "features": {"a": remote["f"] | {"key": "smiles"}, "b": near["g"], "c": "morgan"},
+        "structures": remote["s"],
+    }
+    check_config(config, CODE)
+    plan = Plan(config, CODE)
+    told = plan.remote_files(wildcards())
+    assert json.loads(told) == [remote["m"], remote["f"], remote["s"]]
+    assert plan.source_files(wildcards()) == []
+    for name in (*remote, *near):
+        (tmp_path / name).touch()
+    assert sorted(plan.source_files(wildcards())) == sorted(f"{tmp_path}/{name}" for name in near)
+    assert plan.remote_files(wildcards()) == told
+    assert plan.fetched(wildcards()) == ["results/simulated/fetched.json"]
+    assert plan.all_benchmarks()[0] == "results/benchmarks/simulated/fetch.tsv"
+
+
+@pytest.mark.parametrize("fact", ["url", "sha256", "path"])
+def test_a_fetch_is_told_all_that_it_depends_on(config, fact):
+    source = {"format": "h5ad", "path": "{data}/x.h5ad", "url": "https://example.org/x", "sha256": "0" * 64}
+    config["datasets"]["simulated"]["source"] = {**source, "layer": "counts"}
+    before = Plan(config, CODE).remote_files(wildcards())
+    assert json.loads(before) == [{key: value for key, value in source.items() if key != "format"}]
+    config["datasets"]["simulated"]["source"]["layer"] = "other"
+    assert Plan(config, CODE).remote_files(wildcards()) == before
+    config["datasets"]["simulated"]["source"][fact] += "1"
+    assert Plan(config, CODE).remote_files(wildcards()) != before
+
+
 def test_the_files_of_a_folder_are_sources(config, tmp_path):
     folder = tmp_path / "tenx"
     (folder / "inside").mkdir(parents=True)

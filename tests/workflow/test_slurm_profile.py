@@ -6,7 +6,8 @@ import yaml
 from project import ROOT
 
 ALONE = {
-    "import_data": "one per dataset, as large as its source, and perhaps a download",
+    "fetch": "not submitted: it runs where Snakemake does, for nodes may have no network",
+    "import_data": "one per dataset, as large as its source",
     "qc": "one per dataset, as large as its source",
     "normalize": "one per dataset, as large as its source",
     "train": "in a shared submission another job's failure would discard the trained model",
@@ -20,6 +21,11 @@ def test_every_rule_is_in_a_group_or_alone_for_a_reason():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     grouped = [entry.split("=")[0] for entry in profile["groups"]]
     assert sorted([*grouped, *ALONE]) == sorted(rules)
+
+
+def test_only_a_download_runs_on_the_login_node():
+    text = "".join(file.read_text() for file in ROOT.glob("rules/*.smk"))
+    assert re.findall(r"^localrules:\n((?: .*\n)+)", text, re.M) == ["    fetch,\n"]
 
 
 def test_every_rule_is_measured_where_its_log_is():

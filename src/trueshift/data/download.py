@@ -1,198 +1,252 @@
-"""Files of a source: found on disk or fetched over HTTP, resumed where a transfer broke, checked before use."""
+"""Files with an address: fetched over HTTP within bounds, resumed where a transfer broke, checked before use."""
 
+import asyncio
 import contextlib
 import fcntl
-import hashlib
+import ipaddress
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+import re
+import shutil
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-from trueshift.contract import ContractError
-from trueshift.data.options import check_keys
+import httpx
 
-CHUNK = 1 << 20
-FAILURES = 4  # transfers in a row that brought nothing, before giving up
-FILE_KEYS = ("path", "url", "sha256", "md5", "obtain")
+from trueshift.contract import ContractError, disk_is_full
+from trueshift.data.local_files import (
+    LocalFile,
+    Log,
+    algorithm_of,
+    checksum,
+    declared,
+    ensure,
+    facts_of,
+    located,
+    verified,
+)
 
-Log = Callable[[str], None]
+HEADERS = {"User-Agent": "trueshift", "Accept-Encoding": "identity"}  # the bytes whose checksum is declared
+ATTEMPTS = 4  # in a row that brought next to nothing, before giving up
+AGAIN = (408, 416, 429)  # of the client's errors, those that another attempt may not meet
+REDIRECTS = 10
 
 
 @dataclass(frozen=True)
-class LocalFile:
-    """A file that is on disk and checked. ``origin`` is where it came from, ``checksum`` ``algorithm:hex``."""
+class Limits:
+    """What one file may take: bytes and seconds.
 
-    path: Path
-    origin: str
-    checksum: str
-
-
-def ensure(
-    entry: str | Mapping[str, Any],
-    data_folder: str | Path,
-    log: Log = print,
-    pause: float = 1.0,
-    folder: bool = False,
-) -> LocalFile:
-    """Returns a checked file; fetches it first when it is not there and the entry has an address.
-
-    ``entry`` is a path, or a mapping with ``path`` and optionally ``url``, ``sha256`` or ``md5``, and ``obtain`` (a
-    sentence for people: how to get a file that has no open address). ``{data}`` in a path is the data folder.
-    ``pause`` is the wait in seconds before the first new attempt; it doubles with each. With ``folder`` a folder of
-    files will do too.
-
-    Raises :class:`ContractError` if the file is missing and cannot be fetched (saying which file to place where), if
-    its checksum is not the declared one, or if a file with an address has no declared checksum.
+    No file has more than ``max_bytes``, and ``reserve`` bytes stay free on the disk. A transfer ends after ``total``
+    seconds, and an attempt when fewer than ``step`` bytes came in ``stall`` seconds. ``pause`` is the wait before the
+    first new attempt; it doubles with each that brings fewer than ``step`` bytes.
     """
-    path, url = located(entry, data_folder), _facts(entry).get("url")
+
+    max_bytes: int = 100 * 10**9
+    reserve: int = 500 * 10**6
+    total: float = 24 * 3600
+    stall: float = 60
+    step: int = 1 << 16
+    pause: float = 4
+
+
+class RefusedError(Exception):
+    """What a server does, and would do again: no new attempt is made."""
+
+
+def fetch(
+    entry: Mapping[str, Any], data_folder: str | Path, log: Log = print, limits: Limits | None = None
+) -> LocalFile:
+    """The file of an entry with ``path``, ``url``, and ``sha256`` or ``md5``; one that is not there is fetched first.
+
+    Where the environment names a proxy, it is used. A redirect is not followed to another scheme than http and https,
+    from https to http, or to a host within the network here (:func:`_check_redirect`).
+
+    Raises :class:`ContractError`, naming the address, the file and the remedy, if the file cannot be fetched within
+    the limits, if its checksum is not the declared one, or if none is declared. What came of a file that has a declared
+    checksum stays beside it, in ``<path>.part``, and the next call goes on from there.
+    """
+    path = located(entry, data_folder)
     if path.exists():
-        if not path.is_file() and not (folder and path.is_dir()):
-            raise ContractError(f"{path}: is {'a folder' if path.is_dir() else 'no file'}; name a file")
-        found = (folder_checksum if path.is_dir() else checksum)(path, algorithm_of(entry))
-    elif url:
-        found = _download(url, path, declared(entry), log, pause)
-    else:
-        how = _facts(entry).get("obtain", "place the file there, or correct the path or the data folder")
-        raise ContractError(f"{path}: no such file; {how}")
+        return ensure(entry, data_folder, folder=True)
+    url, right = facts_of(entry)["url"], declared(entry)
+    by_hand = f"place the file by hand: address {url}, checksum {right or 'not declared'}, to {path}"
+    if not url.startswith(("https://", "http://")):
+        raise ContractError(f"{url}: only http and https addresses are fetched; {by_hand}")
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(part) as stream:
+            if path.exists():  # fetched by another process while this one waited for its turn
+                part.unlink()
+                return ensure(entry, data_folder)
+            asyncio.run(_Transfer(url, stream, part, right is not None, log, limits or Limits()).run())
+            stream.flush()
+            found = checksum(part, algorithm_of(entry))
+            if right and found != right:
+                part.unlink()
+                raise ContractError(
+                    f"{url}: checksum of what came is {found}, declared is {right}; the bad file was removed. "
+                    "Correct the checksum or the address, or run again if the transfer was damaged"
+                )
+            part.replace(path)
+    except (RefusedError, OSError, httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        came = part.stat().st_size if part.exists() else 0
+        kept = f"{came} bytes are in {part}; run again to go on from there" if came else "run again"
+        what = str(error) or type(error).__name__  # some errors of connections have no words
+        raise ContractError(f"{url}: not fetched: {what}. Nothing is lost: {kept}, or {by_hand}") from error
+    log(f"fetched {url} to {path}")
     return verified(entry, data_folder, found)
 
 
-def verified(entry: str | Mapping[str, Any], data_folder: str | Path, found: str) -> LocalFile:
-    """The file of an entry, whose checksum was found; raises :class:`ContractError` as :func:`ensure` does."""
-    path, url, right = located(entry, data_folder), _facts(entry).get("url"), declared(entry)
-    if right and found != right:
-        source = f" (from {url})" if url else ""
-        raise ContractError(f"{path}: checksum is {found}, declared is {right}; put the right file there{source}")
-    if url and not right:
-        raise ContractError(
-            f"{path}: fetched from {url}, which has no declared checksum; if the file is the right one, "
-            f"add to its entry: {found.replace(':', ': ')}"
-        )
-    return LocalFile(path, url or _facts(entry)["path"], found)
+class _Transfer:
+    """The transfer of one address into an open file that may hold the beginning already."""
 
+    def __init__(self, url: str, stream: BinaryIO, part: Path, resumes: bool, log: Log, limits: Limits) -> None:
+        self.url, self.stream, self.part, self.log, self.limits = httpx.URL(url), stream, part, log, limits
+        self.resumes = resumes  # without a checksum nobody would notice a file of two versions
 
-def declared(entry: str | Mapping[str, Any]) -> str | None:
-    """The checksum that an entry says its file has, ``algorithm:hex``; None if it says none."""
-    facts = _facts(entry)
-    return next((f"{name}:{facts[name].lower()}" for name in ("sha256", "md5") if facts.get(name)), None)
+    @property
+    def size(self) -> int:
+        """Bytes that are there."""
+        return self.stream.seek(0, os.SEEK_END)
 
-
-def algorithm_of(entry: str | Mapping[str, Any]) -> str:
-    """That of the declared checksum, otherwise sha256."""
-    return (declared(entry) or "sha256").split(":")[0]
-
-
-def located(entry: str | Mapping[str, Any], data_folder: str | Path) -> Path:
-    """Where the file of an entry is, or is to be put; raises :class:`ContractError` if the entry does not say."""
-    facts = _facts(entry)
-    check_keys(facts, FILE_KEYS, "source file")
-    if not facts.get("path"):
-        raise ContractError("source: no path; say where the file is, or is to be put ({data} is the data folder)")
-    return Path(facts["path"].replace("{data}", str(data_folder)))
-
-
-def _facts(entry: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {"path": entry} if isinstance(entry, str) else dict(entry)
-
-
-def checksum(path: str | Path, algorithm: str = "sha256") -> str:
-    """The checksum of a file as ``algorithm:hex``."""
-    with Path(path).open("rb") as stream:
-        return f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"
-
-
-def folder_checksum(folder: Path, algorithm: str = "sha256") -> str:
-    """That of the names and checksums of the files in a folder, as ``sha256sum *`` lists them, without hidden ones."""
-    files = sorted(file for file in folder.glob("[!.]*") if file.is_file())
-    listing = "".join(f"{checksum(file, algorithm).split(':')[1]}  {file.name}\n" for file in files)
-    return f"{algorithm}:{hashlib.new(algorithm, listing.encode()).hexdigest()}"
-
-
-def _download(url: str, path: Path, declared: str | None, log: Log, pause: float) -> str:
-    """Fetches into ``<path>.part``, checks it, renames it. Two processes that want one file take turns."""
-    if not url.startswith(("https://", "http://")):
-        raise ContractError(f"{url}: only http and https addresses are fetched; put the file at {path}")
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(part) as stream:
-        if path.exists():  # fetched by another process while this one waited for its turn
-            part.unlink()
-            found = checksum(path, declared.split(":")[0] if declared else "sha256")
-        else:
-            try:
-                _transfer_all(url, stream, log, pause)
-            except (OSError, HTTPException) as error:
-                if not part.stat().st_size:
-                    part.unlink()
-                raise ContractError(
-                    f"could not fetch {url} ({error}); run again to go on where it stopped ({part}), "
-                    f"or place the file by hand: address {url}, checksum {declared or 'not declared'}, to {path}"
-                ) from error
-            stream.flush()
-            found = checksum(part, declared.split(":")[0] if declared else "sha256")
-            if not declared or found == declared:
-                part.replace(path)
-                log(f"fetched {url} to {path}")
-            else:
-                part.unlink()
-        if declared and found != declared:
-            raise ContractError(
-                f"{url}: checksum of what came is {found}, declared is {declared}; the bad file was removed. "
-                "Correct the checksum or the address, or run again if the transfer was damaged"
-            )
-    return found
-
-
-def _transfer_all(url: str, stream: BinaryIO, log: Log, pause: float) -> None:
-    failures = 0
-    while True:
-        before = stream.seek(0, os.SEEK_END)
-        if before:
-            log(f"resuming {url} after {before} bytes")
+    async def run(self) -> None:
+        """Attempts until all has come; raises OSError, RefusedError or an error of httpx."""
         try:
-            return _transfer(url, stream, before)
-        except (OSError, HTTPException) as error:
-            refused = isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in (408, 416, 429)
-            failures = 1 if stream.seek(0, os.SEEK_END) > before else failures + 1
-            if refused or failures >= FAILURES:
-                raise
-            time.sleep(pause * 2 ** (failures - 1))
+            async with asyncio.timeout(self.limits.total), self._client() as client:
+                await self._attempts(client)
+        except TimeoutError as error:
+            raise RefusedError(f"not finished within {self.limits.total:g} s") from error
+
+    def _client(self) -> httpx.AsyncClient:
+        try:  # the certificates of the system, as an institute may have its own; the times are bounded here
+            return httpx.AsyncClient(headers=HEADERS, timeout=None, verify=ssl.create_default_context())
+        except (ImportError, ValueError) as error:
+            raise RefusedError(f"the proxy that the environment names cannot be used: {error}") from error
+
+    async def _attempts(self, client: httpx.AsyncClient) -> None:
+        failures = 0
+        while True:
+            if not self.resumes:
+                self.stream.truncate(0)
+            before = self.size
+            if before:
+                self.log(f"resuming {self.url} after {before} bytes")
+            try:
+                return await self._attempt(client, before)
+            except (OSError, httpx.TransportError) as error:
+                failures = 0 if self.size - before >= self.limits.step else failures + 1
+                if failures >= ATTEMPTS or disk_is_full(error):
+                    raise
+                self.log(f"{self.url}: {str(error) or type(error).__name__}")
+            await asyncio.sleep(self.limits.pause * 2 ** max(failures - 1, 0))
+
+    async def _attempt(self, client: httpx.AsyncClient, offset: int) -> None:
+        """Appends what the server has from byte ``offset`` on; an early end is an error."""
+        loop, stall = asyncio.get_running_loop(), self.limits.stall
+        try:
+            async with asyncio.timeout(stall) as alarm:
+                response = await self._answer(client, offset)
+                try:
+                    if _is_all(response, offset):
+                        return
+                    whole, room, bound = self._begin(response, offset)
+                    new = 0
+                    async for block in response.aiter_raw():
+                        room -= len(block)
+                        if room < 0:
+                            if self.size + len(block) > self.limits.max_bytes:  # of no use to any later attempt
+                                self.stream.truncate(0)
+                            raise RefusedError(f"the server sends too much; {bound}")
+                        self.stream.write(block)
+                        new += len(block)
+                        if new >= self.limits.step:
+                            new = 0
+                            alarm.reschedule(loop.time() + stall)
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise OSError(f"fewer than {self.limits.step} bytes came in {stall:g} s") from error
+        if whole is not None and self.size != whole:
+            raise OSError(f"the connection ended after {self.size} of {whole} bytes")
+
+    def _begin(self, response: httpx.Response, offset: int) -> tuple[int | None, int, str]:
+        """Makes the file ready for an answer; returns the size of the whole if it is said, how many bytes may come, and
+        in words why no more."""
+        status, told = response.status_code, _part_of(response)
+        if status not in (200, 206) or (status == 206 and told.get("start", offset) != offset):
+            if status in (206, 416):  # not the part that was asked: what is there is of another version
+                self.stream.truncate(0)
+            error = RefusedError if 400 <= status < 500 and status not in AGAIN else OSError
+            raise error(f"the server answered {status} instead of the file")
+        start = offset if status == 206 else 0  # 200: it ignores Range and sends all
+        free = shutil.disk_usage(self.part.parent).free + (offset - start) - self.limits.reserve
+        room, bound = self.limits.max_bytes - start, f"no file of more than {self.limits.max_bytes} bytes is fetched"
+        if free < room:
+            room, bound = free, f"{self.part.parent} has room for {max(free, 0)} bytes more; make room"
+        announced = int(response.headers.get("Content-Length", 0))
+        if announced > room:
+            raise RefusedError(f"{announced} bytes are to come; {bound}")
+        if start < offset:
+            self.stream.truncate(0)
+        return told.get("whole"), room, bound
+
+    async def _answer(self, client: httpx.AsyncClient, offset: int) -> httpx.Response:
+        """What the server answers, redirects followed; its body is yet to be read."""
+        request = client.build_request("GET", self.url, headers={"Range": f"bytes={offset}-"} if offset else {})
+        for _ in range(REDIRECTS):
+            response = await client.send(request, stream=True)
+            if response.next_request is None:
+                return response
+            await response.aclose()
+            await _check_redirect(request.url, response.next_request.url, self.url.host)
+            request = response.next_request
+        raise RefusedError(f"more than {REDIRECTS} redirects")
 
 
-def _transfer(url: str, stream: BinaryIO, offset: int) -> None:
-    """Appends to ``stream`` what the server has from byte ``offset`` on; an early end is an OSError."""
-    headers = {"User-Agent": "trueshift"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
+def _part_of(response: httpx.Response) -> dict[str, int]:
+    """``start`` and ``whole``, in bytes, as far as ``Content-Range`` says them."""
+    text = response.headers.get("Content-Range", "")
+    found = {"start": re.match(r"bytes (\d+)-", text), "whole": re.search(r"/(\d+)$", text)}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def _is_all(response: httpx.Response, offset: int) -> bool:
+    """Whether the server says that nothing comes after ``offset``: an earlier attempt had brought all."""
+    return response.status_code == 416 and offset > 0 and _part_of(response).get("whole") == offset
+
+
+async def _check_redirect(source: httpx.URL, target: httpx.URL, named: str) -> None:
+    """Raises :class:`RefusedError` for a redirect that leads out of the public web.
+
+    The user trusts the host that the entry names (``named``), not what it points to: a file, a server that only this
+    machine reaches, or the address where a cloud hands out its keys.
+    """
+    where = f"redirected to {target.scheme}://{target.host}"
+    if target.scheme not in ("http", "https"):
+        raise RefusedError(f"{where}; only http and https are followed")
+    if source.scheme == "https" and target.scheme == "http":
+        raise RefusedError(f"{where}; https is not left for http")
+    if target.host == named:
+        return
     try:
-        response = urlopen(Request(url, headers=headers), timeout=60)
-    except HTTPError as error:
-        if error.code == 416 and error.headers.get("Content-Range", "").endswith(f"/{offset}"):
-            return  # all of it had already come
-        if error.code == 416:
-            stream.truncate(0)  # the partial file is longer than the remote one: of another version
-        raise
-    with response:
-        if response.status not in (200, 206):
-            raise OSError(f"the server answered {response.status} instead of the file")
-        if response.status == 200:
-            stream.truncate(0)  # the server ignores Range: from the start
-        expected, received = response.headers.get("Content-Length"), 0
-        while block := response.read(CHUNK):
-            stream.write(block)
-            received += len(block)
-    if expected is not None and received != int(expected):
-        raise OSError(f"the connection ended after {received} of {expected} bytes")
+        found = await asyncio.get_running_loop().getaddrinfo(target.host, None)
+    except OSError:  # known to a proxy only; without one, the connection fails as well
+        return
+    addresses = [ipaddress.ip_address(address[0]) for *_, address in found]
+    addresses = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    if inner := [str(address) for address in addresses if not address.is_global]:
+        raise RefusedError(f"{where}, which is the internal address {inner[0]}")
 
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The partial file, open for appending and locked; waits while another process holds it."""
+    """The partial file, open for appending and locked; waits while another process holds it.
+
+    If nothing came, it goes again.
+    """
     while True:
         stream = part.open("a+b")
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -201,4 +255,9 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
                 break
         stream.close()  # what this one waited for is not the partial file any more
     with stream:
-        yield stream
+        try:
+            yield stream
+        except BaseException:
+            if not stream.seek(0, os.SEEK_END):
+                part.unlink(missing_ok=True)
+            raise

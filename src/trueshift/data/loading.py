@@ -8,7 +8,7 @@ change. It has
   has it. Settings without default are required.
 * ``FILES``: which of its settings are files. ``read`` is given paths, once the files are there and checked. A file is
   written as a path, or as a mapping with ``path``, ``url``, ``sha256`` or ``md5``, and ``obtain``
-  (:mod:`trueshift.data.download`); ``{data}`` in a path is the data folder. The one called ``path`` is written among
+  (:mod:`trueshift.data.local_files`); ``{data}`` in a path is the data folder. The one called ``path`` is written among
   the settings of ``source`` themselves, and the one called ``files`` is a mapping of files by name.
 * ``FOLDERS``: which of its files may be a folder of files instead; none if it is not there.
 * ``COLUMNS``, for a source that is in canonical columns already: what ``columns`` is where the user does not say.
@@ -31,7 +31,7 @@ import trueshift
 from trueshift.contract import ContractError
 from trueshift.data import sources
 from trueshift.data.canonical.canonicalise import canonicalise
-from trueshift.data.download import FILE_KEYS, LocalFile, Log, ensure
+from trueshift.data.local_files import FILE_KEYS, LocalFile, Log, ensure
 from trueshift.data.options import check_keys, choices
 from trueshift.values import DENSE
 
@@ -46,7 +46,7 @@ def load(
     log: Log = print,
     values: Path | None = None,
 ) -> ad.AnnData:
-    """Reads the source of dataset ``name`` (fetching it if need be) and returns it checked, in canonical form.
+    """Reads the source of dataset ``name``, whose files are there, and returns it checked, in canonical form.
 
     ``settings`` is the dataset's entry: ``kind``; ``source`` with ``format`` and the settings of that; ``filter``,
     ``columns``, ``structures``, ``features``, ``targets_measured`` and ``preselected_genes``, which
@@ -62,7 +62,7 @@ def load(
     if kind not in FORMATS:  # looked up before it is imported: what a user writes is never a path to code
         raise ContractError(f"dataset {name}: source: format is {kind}; {choices(kind, FORMATS)}")
     reader = importlib.import_module(f"trueshift.data.sources.{kind}")
-    files, rest = _files(reader, source, f"dataset {name}, source", data_folder, log)
+    files, rest = _files(reader, source, f"dataset {name}, source", data_folder)
     takes = inspect.signature(reader.read).parameters
     given = {"log": log, "values": values if settings.get("kind") in DENSE else None, "scratch": values}
     raw = reader.read(**{key: _paths(file) for key, file in files.items()}, **rest, **_taken(given, takes))
@@ -78,7 +78,7 @@ def load(
 
 
 def _files(
-    reader: ModuleType, source: dict[str, Any], where: str, data_folder: str | Path, log: Log
+    reader: ModuleType, source: dict[str, Any], where: str, data_folder: str | Path
 ) -> tuple[dict[str, LocalFile | dict[str, LocalFile]], dict[str, Any]]:
     """The files that a source names, there and checked, and its other settings."""
     takes = {name: spec for name, spec in inspect.signature(reader.read).parameters.items() if name not in GIVEN}
@@ -96,9 +96,9 @@ def _files(
         if name == "files":
             if not isinstance(entry, Mapping):
                 raise ContractError(f"{where}: files names no files; write a name and a path for each: {{A549: path}}")
-            files[name] = {str(label): ensure(file, data_folder, log) for label, file in entry.items()}
+            files[name] = {str(label): ensure(file, data_folder) for label, file in entry.items()}
         else:
-            files[name] = ensure(entry, data_folder, log, folder=name in getattr(reader, "FOLDERS", ()))
+            files[name] = ensure(entry, data_folder, folder=name in getattr(reader, "FOLDERS", ()))
     return files, {name: value for name, value in source.items() if name not in entries and name not in own}
 
 

@@ -14,8 +14,8 @@ MEASURED = {"s": "seconds", "cpu_time": "cpu_seconds", "max_rss": "peak_rss_mb"}
 OF_MODELS = ["computing_seconds", "gpu_peak_mb", "device", "cpu_fallback"]
 COLUMNS = ["rule", *RUN, *MEASURED.values(), *OF_MODELS]
 # The order of the rules in the table: that in which they run. Others follow by name.
-RULES = ["import_data", "qc", "normalize", "split", "select_genes", "partition", "pair", "reference", "ceiling"]
-RULES += ["train", "predict", "adopt", "score", "calibrate"]
+RULES = ["fetch", "import_data", "qc", "normalize", "split", "select_genes", "partition", "pair", "reference"]
+RULES += ["ceiling", "train", "predict", "adopt", "score", "calibrate"]
 
 
 def cost(benchmarks: Iterable[Path], records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

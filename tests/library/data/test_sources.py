@@ -13,8 +13,8 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from trueshift.contract import ContractError, read_h5ad, write_h5ad
-from trueshift.data.download import checksum
 from trueshift.data.loading import load
+from trueshift.data.local_files import checksum
 
 COLUMNS = {"perturbation": {"from": "guide", "control": "NT"}, "context": "line"}
 COUNTS = np.array([[1, 0, 2], [0, 3, 4], [5, 6, 0], [7, 0, 8]], dtype=np.float32)

@@ -11,8 +11,8 @@ import pytest
 from tenx_files import write_folder, write_h5
 
 from trueshift.contract import ContractError, read_h5ad, write_h5ad
-from trueshift.data.download import checksum, folder_checksum
 from trueshift.data.loading import load
+from trueshift.data.local_files import checksum
 
 COUNTS = np.array([[1, 0, 2, 9], [0, 3, 4, 9], [5, 6, 0, 9], [7, 0, 8, 0]], dtype=np.float32)
 CELLS = ["c1-1", "c2-1", "c3-2", "c4-2"]
@@ -66,13 +66,13 @@ def test_without_metadata_there_are_the_barcodes(tmp_path: Path) -> None:
 def test_the_checksum_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", COUNTS, CELLS, FEATURES)
     columns = {**COLUMNS, "perturbation": {"from": "barcode", "extract": r"-(\d)$", "control": 1}}
-    found = folder_checksum(folder)
+    found = checksum(folder)
     data = get(tmp_path, {"path": "{data}/folder", "sha256": found.split(":")[1]}, columns)
     assert data.uns["trueshift"]["provenance"]["checksum"] == found != checksum(folder / "matrix.mtx.gz")
     (folder / ".hidden").touch()
-    assert folder_checksum(folder) == found
+    assert checksum(folder) == found
     (folder / "barcodes.tsv.gz").rename(folder / "other.tsv.gz")
-    assert folder_checksum(folder) != found
+    assert checksum(folder) != found
     with pytest.raises(ContractError, match=r"folder: checksum is .*, declared is"):
         get(tmp_path, {"path": "{data}/folder", "sha256": found.split(":")[1]}, columns)
 

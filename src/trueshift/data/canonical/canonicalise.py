@@ -38,8 +38,8 @@ from trueshift.contract import (
 from trueshift.data.canonical import checks, features
 from trueshift.data.canonical.columns import column, kept, mapped, text
 from trueshift.data.canonical.treatments import treatments
-from trueshift.data.download import Log, ensure
 from trueshift.data.features.tables import load_features
+from trueshift.data.local_files import Log, ensure
 from trueshift.data.options import check_keys
 
 COLUMN_KEYS = {
@@ -220,7 +220,7 @@ def _structures(
         smiles = mapped(source, columns["smiles"], f"{where}, columns: smiles", missing=True)
         given = column_smiles(obs["perturbation"], smiles)
     if settings.get("structures"):
-        file = ensure(settings["structures"], data_folder, log)
+        file = ensure(settings["structures"], data_folder)
         for part, texts in table_smiles(file.path, singles).items():
             given[part] = given.get(part, set()) | texts
     return make_structures(given, singles, where, log)

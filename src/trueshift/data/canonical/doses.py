@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from trueshift.contract import ContractError
-from trueshift.data.download import Log
+from trueshift.data.local_files import Log
 
 # unit → power of ten of the kind's own unit
 KINDS = {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trueshift.data.download import Log
+from trueshift.data.local_files import Log
 
 TYPES, EXPRESSION = "feature_types", "Gene Expression"  # as Cell Ranger and scanpy write them
 

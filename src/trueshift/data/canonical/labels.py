@@ -8,7 +8,7 @@ import pandas as pd
 
 from trueshift.contract import CONTROL, ContractError
 from trueshift.data.canonical.columns import MISSING, number_text
-from trueshift.data.download import Log
+from trueshift.data.local_files import Log
 from trueshift.data.options import choices
 
 NO_LABEL = "None"  # how controls without a label are declared

@@ -10,7 +10,7 @@ from trueshift.contract import CONTROL, ContractError, component_doses
 from trueshift.data.canonical import doses, labels
 from trueshift.data.canonical.columns import column, mapped, plain, text
 from trueshift.data.canonical.doses import Amount
-from trueshift.data.download import Log
+from trueshift.data.local_files import Log
 
 NO_DOSE = ("-666", "-666.0")  # how LINCS writes that there is none
 

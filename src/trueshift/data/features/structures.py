@@ -15,8 +15,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from trueshift.contract import ContractError, target_gene
 from trueshift.data.canonical.columns import column, plain, text
-from trueshift.data.download import Log
 from trueshift.data.frames import read_frame
+from trueshift.data.local_files import Log
 from trueshift.data.options import SHOWN
 
 NONE = "-666"  # how LINCS writes that there is none

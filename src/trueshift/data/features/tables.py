@@ -10,8 +10,8 @@ import pandas as pd
 
 from trueshift.contract import ContractError, components, metadata, target_gene
 from trueshift.data.canonical.columns import plain
-from trueshift.data.download import Log, ensure
 from trueshift.data.frames import read_frame
+from trueshift.data.local_files import Log, ensure
 from trueshift.data.options import choices
 from trueshift.data.pickles.vectors import read_vectors
 
@@ -58,7 +58,7 @@ def load_features(
             key = file.pop("key", KEYS[0])
             if key not in KEYS:
                 raise ContractError(f"{where}: key is {key}; {choices(key, KEYS)}")
-            path = ensure(file, data_folder, log).path
+            path = ensure(file, data_folder).path
             where = f"{where}: {path.name}"
             table = _read(path)
             if key == "smiles":
