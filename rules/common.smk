@@ -1,20 +1,44 @@
-# What the rules share: the plan, a conda or its stand-in, the shell's prefix, the bounds. Nothing is computed here.
+# What the rules share: the settings, the plan, a conda or its stand-in, the bounds. Nothing is computed here.
 import atexit
+import copy
 import gc
-import sys
-from pathlib import Path
 
-ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "workflow"))
-import disk  # noqa: E402
-from checks import check_config, check_writable  # noqa: E402
-from code_hash import Code  # noqa: E402
-from named_runs import replaced  # noqa: E402
-from plan import RESERVED, Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
-gc.disable()  # while jobs are planned nothing becomes garbage, and looking for it takes an eighth of the time
+include: "root.smk"
+
+
+import disk
+from checks import (
+    check_config,
+    check_import,
+    check_software,
+    check_writable,
+)
+from code_hash import Code
+from defaults import fill
+from named_runs import replaced
+from plan import (
+    RESERVED,
+    Plan,
+    host_memory_mb,
+    offer_conda,
+    refuse_misread,
+    tell_commands,
+)
+
+# A workflow that imports this one as a module gets rules and nothing else: no bound, no setting of its Python.
+IMPORTED = not workflow.modifier.is_main_snakefile()
+if not IMPORTED:
+    gc.disable()  # while jobs are planned nothing becomes garbage, and looking for it takes an eighth of the time
+refuse_misread(ROOT, Path.cwd())
+check_import(ROOT, workflow)
 CODE = Code(ROOT)
+config = copy.deepcopy(config)  # that of a module may be its host's
+# Where a module is given `config:`, Snakemake reads no file of the working folder for it.
+FOLDERS = [ROOT / "config", Path("config")]
+SETTINGS = fill(config, FOLDERS[:1] if workflow.modifier.skip_configfile else FOLDERS)
 check_config(config, CODE)
+check_software(workflow)
 check_writable(Path("results"), workflow)
 # Snakemake knows nodes where --jobs is given, as in profiles/slurm
 PLAN = Plan(
@@ -24,11 +48,10 @@ PLAN = Plan(
     dry=workflow.output_settings.dryrun,
 )
 atexit.register(CODE.keep)
-
+tell_commands(ROOT)
 offer_conda(ROOT)
-shell.prefix(shell_prefix(ROOT))
 # The everyday command names only gpu; without a bound, eight trainings at once could exhaust a small host.
-if not workflow.remote_exec:
+if not (IMPORTED or workflow.remote_exec):
     workflow.global_resources.setdefault("mem_mb", host_memory_mb())
 
 

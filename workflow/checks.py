@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from code_hash import READERS, SPLIT_SETTINGS, SPLITS, Code
 from plan import RESERVED
@@ -56,11 +57,7 @@ def _of_modules(config: Mapping[str, Any], code: Code) -> Iterable[str]:
 
 def check_writable(folder: Path, workflow: Any) -> None:
     """Raises a WorkflowError if a run could write nothing below ``folder``; of anything but a run it asks nothing."""
-    reads_only = workflow.output_settings.dryrun or not (
-        workflow.resource_settings.cores or workflow.resource_settings.nodes  # --unlock, --summary and others need none
-    )
-    inside_a_job = workflow.remote_exec or workflow.subprocess_exec
-    if reads_only or inside_a_job or NO_RUN & set(sys.argv):
+    if not _starts_a_run(workflow):
         return
     place = folder.absolute()
     while not place.exists():
@@ -74,6 +71,33 @@ def check_writable(folder: Path, workflow: Any) -> None:
     else:
         return
     raise WorkflowError(f"{place}: results cannot be written: {reason}; {remedy}, or make {folder} a link to elsewhere")
+
+
+def check_software(workflow: Any) -> None:
+    """Raises a WorkflowError if a run would not use the environments of the rules; without them no job can import."""
+    methods = workflow.deployment_settings.deployment_method
+    if _starts_a_run(workflow) and DeploymentMethod.CONDA not in methods:
+        raise WorkflowError("the rules bring their software as conda environments, which are off; add --sdm conda")
+
+
+def check_import(root: Path, workflow: Any) -> None:
+    """Raises a WorkflowError for a ``module:`` with a prefix, and for two versions of this in one workflow."""
+    path = "results/tables"
+    if workflow.modifier.path_modifier.replace_prefix(path) != path:
+        raise WorkflowError(
+            "module: prefix: and replace_prefix: cannot be used here, for the jobs themselves write to results/; take "
+            "them out and name the rules apart: use rule * from trueshift as trueshift_*"
+        )
+    if Path(__file__).resolve().parents[1] != root.resolve():
+        raise WorkflowError(f"two versions of the workflow cannot run together: {Path(__file__).parents[1]} and {root}")
+
+
+def _starts_a_run(workflow: Any) -> bool:
+    reads_only = workflow.output_settings.dryrun or not (
+        workflow.resource_settings.cores or workflow.resource_settings.nodes  # --unlock, --summary and others need none
+    )
+    inside_a_job = workflow.remote_exec or workflow.subprocess_exec
+    return not (reads_only or inside_a_job or NO_RUN & set(sys.argv))
 
 
 def _in_words(error: jsonschema.ValidationError) -> Iterable[str]:

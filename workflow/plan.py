@@ -33,6 +33,7 @@ FIELD_METRICS = ("legacy_r2_topk", "legacy_pearson", "r2_topk", "pearson_delta")
 FIELD_K = ("20", "40", "80")
 EXTERNAL = "external"  # the variant of what others predicted
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+STARTER = "workflow/run.py"  # every rule's script is started by it
 MODEL_RULES = ("train", "predict")  # what they book is first of all their model's affair
 KNOWLEDGE = ("features", "structures")  # needs that single perturbations may lack
 ADOPTION_KEYS = ("columns", "control", "genes", "layer")
@@ -231,6 +232,13 @@ class Plan:
             return str(file)
 
         return with_signature(path)
+
+    def targets(self) -> list[str]:
+        """What a run is for: the tables and figures that ``rule all`` asks for."""
+        tables = ["topk_r2", "leaderboard", "calibration", "conditions", "leaks", "features", "exclusions", "cost"]
+        figures = ["topk_r2", "leaderboard", "agreement", "conditions", "cost"]
+        wanted = [self.table(f"{name}.csv") for name in tables] + [self.figure(f"{name}.png") for name in figures]
+        return wanted + self.field_table()
 
     def field_table(self) -> list[str]:
         """The field's table and its figure, if the configuration asks for all that they are made of."""
@@ -574,12 +582,13 @@ class Plan:
     def code(self, *files: str) -> str:
         """A hash of the code that files of this repository run: their own and what they import of the library.
 
-        Where that reads the registry of metrics, the modules of the metrics that the configuration names count too.
+        What starts them counts too, and where they read the registry of metrics, the modules of the metrics that the
+        configuration names.
         """
         if REGISTRY in self.source.closure(*files):
             defined = self.source.metrics()
             files = (*files, *sorted({defined[name] for name in self.config["evaluation"]["metrics"]}))
-        return self.source.hash(*files)
+        return self.source.hash(STARTER, *files)
 
     def import_code(self, *files: str) -> Callable[[Wildcards], str]:
         """A function of the wildcards: :meth:`code` of files together with the reader of the dataset's source."""
@@ -616,18 +625,21 @@ def host_memory_mb(share: float = 0.85) -> int:
     return int(total * share / 2**20)
 
 
-def shell_prefix(root: Path) -> str:
-    """What every ``shell:`` starts with: it replaces Snakemake's strict mode, so restates it, and shows the library.
+def refuse_misread(*folders: Path) -> None:
+    """Raises a WorkflowError for a folder whose name a shell would read: commands and Snakemake do not quote it."""
+    for folder in folders:
+        if not re.fullmatch(r"[\w./+@:=,-]+", str(folder)):
+            raise WorkflowError(f"{folder}: a shell would misread that name; move or rename the folder")
 
-    ``-P`` in the commands themselves keeps a script's folder off its path. Raises a WorkflowError for a folder whose
-    name a shell would read: Snakemake does not quote where conda, or its stand-in, is.
-    """
-    if not re.fullmatch(r"[\w./+@:=,-]+", str(root)):
-        raise WorkflowError(f"the project lies in {root}: a shell would misread that name; move or rename the folder")
-    return f"set -euo pipefail; export PYTHONPATH={root}/src PYTHONNOUSERSITE=1; "
+
+def tell_commands(root: Path) -> None:
+    """Tells the commands of rules where the workflow lies. They name no folder, so a move of it reruns nothing."""
+    os.environ["TRUESHIFT"] = str(root)
 
 
 def offer_conda(root: Path) -> None:
     """Puts the stand-in for conda last on PATH, so that a real conda wins, and tells it which Python drives."""
-    os.environ["PATH"] += os.pathsep + str(root / "envs/fallback/bin")
+    place = str(root / "envs/fallback/bin")
+    if place not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] += os.pathsep + place
     os.environ.setdefault("TRUESHIFT_DRIVER_PYTHON", sys.executable)
