@@ -21,12 +21,16 @@ rule seen:
     output: "seen.txt"
     shell: "env > {{output}}; echo $SHELLOPTS >> {{output}}"
 
+SETTINGS = {config!r}
+
 module trueshift:
     snakefile: {snakefile}
     {more}
-    config: {config!r}
+    config: SETTINGS
 
 use rule * from trueshift
+
+assert SETTINGS == {config!r}
 """
 
 
@@ -105,7 +109,7 @@ def test_another_working_folder_plans_the_same_unless_it_has_settings_of_its_own
     assert planned(tmp_path, "-s", clone.folder / "Snakefile") == small
 
 
-def test_a_version_out_of_git_is_unpacked(clone, tmp_path):
+def test_a_version_out_of_git_is_unpacked_and_another_beside_it_refused(clone, tmp_path):
     git = ["git", "-C", clone.folder, "-c", "user.name=Test", "-c", "user.email=test@example.org"]
     for words in (["init", "-q"], ["add", *PARTS], ["commit", "-qm", "All"], ["tag", "v1"]):
         subprocess.run([*git, *words], check=True)
@@ -113,6 +117,10 @@ def test_a_version_out_of_git_is_unpacked(clone, tmp_path):
     assert planned(tmp_path, "results/simulated/qc.json") == 2
     (unpacked,) = (tmp_path / ".snakemake/trueshift").iterdir()
     assert (unpacked / "workflow/run.py").exists()
+    with (tmp_path / "Snakefile").open("a") as file:
+        file.write(f'module other:\n    snakefile: "{clone.folder}/Snakefile"\n\nuse rule * from other as other_*\n')
+    line = refused(snakemake(tmp_path, "-n"))
+    assert str(clone.folder) in line and str(unpacked) in line
 
 
 def test_every_rule_starts_its_script_by_the_same_words_and_no_folder():
