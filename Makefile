@@ -42,7 +42,7 @@ demo: .venv/installed  ## the simulated default, from nothing to tables and figu
 lint: .envs/test/installed .venv/installed  ## ruff, mypy, snakefmt, snakemake --lint
 	$(TEST)/ruff check .
 	$(TEST)/ruff format --check .
-	PATH="$(CURDIR)/$(TEST):$$PATH" $(TEST)/snakefmt --check Snakefile rules
+	PATH="$(CURDIR)/$(TEST):$$PATH" $(TEST)/snakefmt --check Snakefile workflow/Snakefile rules
 	$(TEST)/mypy
 	$(DRIVER)/snakemake --lint
 

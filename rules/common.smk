@@ -1,24 +1,43 @@
-# What the rules share: the plan, a conda or its stand-in, the shell's prefix, the bounds. Nothing is computed here.
+# What the rules share: the settings, the plan, a conda or its stand-in, the bounds. Nothing is computed here.
 import atexit
+import copy
 import gc
-import sys
-from pathlib import Path
 
-ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "workflow"))
-import disk  # noqa: E402
-from checks import check_config, check_writable, runs  # noqa: E402
-from code_hash import Code  # noqa: E402
-from left_out import left_out  # noqa: E402
-from named_runs import replaced  # noqa: E402
-from origins import Origins  # noqa: E402
-from plan import RESERVED, Plan, host_memory_mb, offer_conda, shell_prefix  # noqa: E402
 
-gc.disable()  # while jobs are planned nothing becomes garbage, and looking for it takes an eighth of the time
+include: "root.smk"
+
+
+import disk
+import host
+from checks import check_config
+from code_hash import Code
+from defaults import fill
+from left_out import left_out
+from named_runs import replaced
+from origins import Origins
+from plan import RESERVED, Plan
+
+# A workflow that imports this one as a module gets rules and nothing else: no bound, no setting of its Python.
+IMPORTED = not workflow.modifier.is_main_snakefile()
+if not IMPORTED:
+    gc.disable()  # while jobs are planned nothing becomes garbage, and looking for it takes an eighth of the time
+host.refuse_misread(ROOT, Path.cwd())
+host.check_import(ROOT, workflow)
 CODE = Code(ROOT)
-FILES = [*workflow.configfiles, *workflow.overwrite_configfiles]  # a later one wins
-check_config(config, CODE, Origins(FILES, workflow.config_settings.config))
-check_writable(Path("results"), workflow)
+GIVEN, config = config, copy.deepcopy(config)  # that of a module may be its host's
+# Where a module is given `config:`, Snakemake reads no file of the working folder for it.
+FOLDERS = [ROOT / "config", Path("config")]
+SETTINGS = fill(config, FOLDERS[:1] if workflow.modifier.skip_configfile else FOLDERS)
+ORIGINS = (
+    Origins(SETTINGS, GIVEN, "config of the module")
+    if IMPORTED
+    else Origins(
+        [*SETTINGS, *workflow.overwrite_configfiles], workflow.config_settings.config
+    )
+)
+check_config(config, CODE, ORIGINS)
+host.check_software(workflow)
+host.check_writable(Path("results"), workflow)
 # Snakemake knows nodes where --jobs is given, as in profiles/slurm
 PLAN = Plan(
     config,
@@ -27,14 +46,13 @@ PLAN = Plan(
     dry=workflow.output_settings.dryrun,
 )
 atexit.register(CODE.keep)
-if runs(workflow) and (words := left_out(PLAN.exclusions)):
+host.tell_commands(ROOT)
+if host.plans(workflow) and (words := left_out(PLAN.exclusions)):
     print(words, file=sys.stderr)
-
-offer_conda(ROOT)
-shell.prefix(shell_prefix(ROOT))
+host.offer_conda(ROOT)
 # The everyday command names only gpu; without a bound, eight trainings at once could exhaust a small host.
-if not workflow.remote_exec:
-    workflow.global_resources.setdefault("mem_mb", host_memory_mb())
+if not (IMPORTED or workflow.remote_exec):
+    workflow.global_resources.setdefault("mem_mb", host.memory_mb())
 
 
 onstart:

@@ -21,7 +21,7 @@ rule import_data:
         settings=PLAN.stage("import"),
         data_folder=config["data_folder"],
     shell:
-        "python -P workflow/scripts/import_data.py --name {wildcards.dataset} --settings {params.settings:q}"
+        "python -I $TRUESHIFT/workflow/run.py import_data --name {wildcards.dataset} --settings {params.settings:q}"
         " --data-folder {params.data_folder:q} --out {output.data:q} --features {output.features:q} > {log:q} 2>&1"
 
 
@@ -50,8 +50,8 @@ rule qc:
         imported=PLAN.stage("import"),
         settings=PLAN.stage("qc"),
     shell:
-        "python -P workflow/scripts/qc.py --data {input.data:q} --settings {params.settings:q} --out {output.data:q}"
-        " --report {output.report:q} --figure {output.figure:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py qc --data {input.data:q} --settings {params.settings:q}"
+        " --out {output.data:q} --report {output.report:q} --figure {output.figure:q} > {log:q} 2>&1"
 
 
 rule normalize:
@@ -71,5 +71,5 @@ rule normalize:
         code=PLAN.code("workflow/scripts/normalize.py"),
         settings=PLAN.stage("normalize"),
     shell:
-        "python -P workflow/scripts/normalize.py --data {input:q} --settings {params.settings:q}"
+        "python -I $TRUESHIFT/workflow/run.py normalize --data {input:q} --settings {params.settings:q}"
         " --out {output:q} > {log:q} 2>&1"

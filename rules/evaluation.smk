@@ -21,7 +21,7 @@ rule reference:
         code=PLAN.code("workflow/scripts/reference.py"),
         settings=PLAN.halving,
     shell:
-        "python -P workflow/scripts/reference.py --truth {input.truth:q} --train {input.train:q}"
+        "python -I $TRUESHIFT/workflow/run.py reference --truth {input.truth:q} --train {input.train:q}"
         " --settings {params.settings:q} --out {output.stats:q} --halves {output.halves:q}"
         " --duplicates {output.duplicates:q} > {log:q} 2>&1"
 
@@ -45,7 +45,7 @@ rule ceiling:
         code=PLAN.code("workflow/scripts/ceiling.py"),
         settings=PLAN.evaluation,
     shell:
-        "python -P workflow/scripts/ceiling.py --truth-stats {input.stats:q} --halves {input.halves:q}"
+        "python -I $TRUESHIFT/workflow/run.py ceiling --truth-stats {input.stats:q} --halves {input.halves:q}"
         " --duplicates {input.duplicates:q} --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -67,7 +67,7 @@ rule adopt:
         code=PLAN.code("workflow/scripts/adopt.py"),
         settings=PLAN.adoption,
     shell:
-        "python -P workflow/scripts/adopt.py --file {input.file:q} --query {input.query:q}"
+        "python -I $TRUESHIFT/workflow/run.py adopt --file {input.file:q} --query {input.query:q}"
         " --settings {params.settings:q} --fold {wildcards.fold} --out {output:q} > {log:q} 2>&1"
 
 
@@ -91,7 +91,7 @@ rule score:
         code=PLAN.code("workflow/scripts/score.py"),
         settings=PLAN.evaluation,
     shell:
-        "python -P workflow/scripts/score.py --prediction {input.prediction:q} --truth {input.truth:q}"
+        "python -I $TRUESHIFT/workflow/run.py score --prediction {input.prediction:q} --truth {input.truth:q}"
         " --truth-stats {input.stats:q} --halves {input.halves:q} --settings {params.settings:q}"
         " --labels {wildcards} --out {output:q} > {log:q} 2>&1"
 
@@ -114,5 +114,5 @@ rule calibrate:
         code=PLAN.code("workflow/scripts/calibrate.py"),
         settings=PLAN.halving,
     shell:
-        "python -P workflow/scripts/calibrate.py --floors {input.floors:q} --ceilings {input.ceilings:q}"
+        "python -I $TRUESHIFT/workflow/run.py calibrate --floors {input.floors:q} --ceilings {input.ceilings:q}"
         " --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"

@@ -21,5 +21,5 @@ rule fetch:
         files=PLAN.remote_files,
         data_folder=config["data_folder"],
     shell:
-        "python -P workflow/scripts/fetch.py --files {params.files:q} --data-folder {params.data_folder:q}"
+        "python -I $TRUESHIFT/workflow/run.py fetch --files {params.files:q} --data-folder {params.data_folder:q}"
         " --out {output:q} > {log:q} 2>&1"

@@ -18,7 +18,7 @@ rule plot_topk_r2:
         code=PLAN.code("workflow/scripts/plot_topk_r2.py"),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_topk_r2.py --table {input:q} --baselines {params.baselines:q}"
+        "python -I $TRUESHIFT/workflow/run.py plot_topk_r2 --table {input:q} --baselines {params.baselines:q}"
         " --out {output:q} > {log:q} 2>&1"
 
 
@@ -40,8 +40,8 @@ rule plot_conditions:
         scores=PLAN.listed(PLAN.all_scores()),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_conditions.py --scores @{params.scores} --baselines {params.baselines:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py plot_conditions --scores @{params.scores}"
+        " --baselines {params.baselines:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule plot_cost:
@@ -62,7 +62,7 @@ rule plot_cost:
         code=PLAN.code("workflow/scripts/plot_cost.py"),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_cost.py --cost {input.cost:q} --table {input.table:q}"
+        "python -I $TRUESHIFT/workflow/run.py plot_cost --cost {input.cost:q} --table {input.table:q}"
         " --baselines {params.baselines:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -83,7 +83,7 @@ rule plot_leaderboard:
         code=PLAN.code("workflow/scripts/plot_leaderboard.py"),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_leaderboard.py --table {input:q} --baselines {params.baselines:q}"
+        "python -I $TRUESHIFT/workflow/run.py plot_leaderboard --table {input:q} --baselines {params.baselines:q}"
         " --out {output:q} > {log:q} 2>&1"
 
 
@@ -103,7 +103,7 @@ rule plot_agreement:
     params:
         code=PLAN.code("workflow/scripts/plot_agreement.py"),
     shell:
-        "python -P workflow/scripts/plot_agreement.py --table {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py plot_agreement --table {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule scatter:
@@ -123,5 +123,5 @@ rule scatter:
     params:
         code=PLAN.code("workflow/scripts/scatter.py"),
     shell:
-        "python -P workflow/scripts/scatter.py --prediction {input.prediction:q} --truth-stats {input.stats:q}"
+        "python -I $TRUESHIFT/workflow/run.py scatter --prediction {input.prediction:q} --truth-stats {input.stats:q}"
         " --out {output:q} > {log:q} 2>&1"

@@ -19,7 +19,7 @@ rule split:
         code=PLAN.split_code("workflow/scripts/split.py"),
         settings=PLAN.stage("split"),
     shell:
-        "python -P workflow/scripts/split.py --data {input.data:q} --settings {params.settings:q}"
+        "python -I $TRUESHIFT/workflow/run.py split --data {input.data:q} --settings {params.settings:q}"
         " --fold {wildcards.fold} --out {output:q} > {log:q} 2>&1"
 
 
@@ -41,7 +41,7 @@ rule select_genes:
         code=PLAN.code("workflow/scripts/select_genes.py"),
         settings=PLAN.stage("genes"),
     shell:
-        "python -P workflow/scripts/select_genes.py --data {input.data:q} --split {input.split:q}"
+        "python -I $TRUESHIFT/workflow/run.py select_genes --data {input.data:q} --split {input.split:q}"
         " --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -67,9 +67,9 @@ rule partition:
         code=PLAN.split_code("workflow/scripts/partition.py"),
         settings=PLAN.stage("partition"),
     shell:
-        "python -P workflow/scripts/partition.py --data {input.data:q} --split {input.split:q} --genes {input.genes:q}"
-        " --settings {params.settings:q} --train {output.train:q} --query {output.query:q} --truth {output.truth:q}"
-        " --leaks {output.leaks:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py partition --data {input.data:q} --split {input.split:q}"
+        " --genes {input.genes:q} --settings {params.settings:q} --train {output.train:q} --query {output.query:q}"
+        " --truth {output.truth:q} --leaks {output.leaks:q} > {log:q} 2>&1"
 
 
 rule pair:
@@ -88,5 +88,5 @@ rule pair:
     params:
         code=PLAN.code("workflow/scripts/pair.py"),
     shell:
-        "python -P workflow/scripts/pair.py --train {input:q} --set-size {wildcards.size} --seed 0"
+        "python -I $TRUESHIFT/workflow/run.py pair --train {input:q} --set-size {wildcards.size} --seed 0"
         " --out {output:q} > {log:q} 2>&1"

@@ -18,7 +18,8 @@ rule calibration:
         code=PLAN.code("workflow/scripts/calibration.py"),
         calibrations=PLAN.listed(PLAN.all_of_splits("calibration.parquet")),
     shell:
-        "python -P workflow/scripts/calibration.py --calibrations @{params.calibrations} --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py calibration --calibrations @{params.calibrations}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule leaderboard:
@@ -46,6 +47,6 @@ rule leaderboard:
         calibrations=PLAN.listed(PLAN.all_of_splits("calibration.parquet")),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/leaderboard.py --scores @{params.scores} --ceilings @{params.ceilings}"
+        "python -I $TRUESHIFT/workflow/run.py leaderboard --scores @{params.scores} --ceilings @{params.ceilings}"
         " --calibrations @{params.calibrations} --baselines {params.baselines:q} --out {output.tidy:q}"
         " --wide {output.wide:q} --verdicts {output.verdicts:q} --vcc2025 {output.vcc2025:q} > {log:q} 2>&1"

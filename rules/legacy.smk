@@ -19,7 +19,7 @@ rule topk_r2_results:
         code=PLAN.code("workflow/scripts/topk_r2_results.py"),
         scores=PLAN.listed(PLAN.all_scores()),
     shell:
-        "python -P workflow/scripts/topk_r2_results.py --scores @{params.scores} --out {output.table:q}"
+        "python -I $TRUESHIFT/workflow/run.py topk_r2_results --scores @{params.scores} --out {output.table:q}"
         " --honest {output.honest:q} > {log:q} 2>&1"
 
 
@@ -41,7 +41,7 @@ rule plot_two_orders:
         code=PLAN.code("workflow/scripts/plot_two_orders.py"),
         baselines=PLAN.baselines,
     shell:
-        "python -P workflow/scripts/plot_two_orders.py --results {input.results:q} --table {input.table:q}"
+        "python -I $TRUESHIFT/workflow/run.py plot_two_orders --results {input.results:q} --table {input.table:q}"
         " --baselines {params.baselines:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -62,5 +62,5 @@ rule export:
     params:
         code=PLAN.code("workflow/scripts/export.py"),
     shell:
-        "python -P workflow/scripts/export.py --prediction {input.prediction:q} --truth {input.truth:q}"
+        "python -I $TRUESHIFT/workflow/run.py export --prediction {input.prediction:q} --truth {input.truth:q}"
         " --out {output:q} > {log:q} 2>&1"

@@ -26,7 +26,7 @@ rule train:
         tracking=PLAN.tracking,
         resume="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/resume",
     shell:
-        "{params.threads} python -P workflow/scripts/train.py --train {input.train:q} --pairs {input.pairs:q}"
+        "{params.threads} python -I $TRUESHIFT/workflow/run.py train --train {input.train:q} --pairs {input.pairs:q}"
         " --settings {params.settings:q} --seed {wildcards.seed} --labels {wildcards} --tracking {params.tracking:q}"
         " --resume {params.resume:q} --gpus {resources.gpu} --out {output.model:q} --cost {output.cost:q} > {log:q} 2>&1"
 
@@ -54,6 +54,6 @@ rule predict:
         settings=PLAN.settings,
         threads=PLAN.thread_variables,
     shell:
-        "{params.threads} python -P workflow/scripts/predict.py --model {input.model:q} --query {input.query:q}"
+        "{params.threads} python -I $TRUESHIFT/workflow/run.py predict --model {input.model:q} --query {input.query:q}"
         " --settings {params.settings:q} --seed {wildcards.seed} --gpus {resources.gpu}"
         " --out {output.prediction:q} --cost {output.cost:q} > {log:q} 2>&1"

@@ -22,7 +22,7 @@ rule topk_r2:
         scores=PLAN.listed(PLAN.all_scores()),
         ceilings=PLAN.listed(PLAN.all_of_folds("ceiling.parquet")),
     shell:
-        "python -P workflow/scripts/topk_r2.py --scores @{params.scores} --ceilings @{params.ceilings}"
+        "python -I $TRUESHIFT/workflow/run.py topk_r2 --scores @{params.scores} --ceilings @{params.ceilings}"
         " --out {output.tidy:q} --wide {output.wide:q} --undefined {output.undefined:q} > {log:q} 2>&1"
 
 
@@ -43,7 +43,7 @@ rule conditions:
         code=PLAN.code("workflow/scripts/conditions.py"),
         truth=PLAN.listed(PLAN.all_of_folds("truth_stats.parquet")),
     shell:
-        "python -P workflow/scripts/conditions.py --truth-stats @{params.truth} --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py conditions --truth-stats @{params.truth} --out {output:q} > {log:q} 2>&1"
 
 
 rule exclusions:
@@ -61,7 +61,7 @@ rule exclusions:
         code=PLAN.code("workflow/scripts/exclusions.py"),
         rows=PLAN.exclusion_rows(),
     shell:
-        "python -P workflow/scripts/exclusions.py --rows {params.rows} --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py exclusions --rows {params.rows} --out {output:q} > {log:q} 2>&1"
 
 
 rule cost:
@@ -84,7 +84,8 @@ rule cost:
         costs=PLAN.listed(PLAN.all_costs()),
         benchmarks=PLAN.listed([*PLAN.all_benchmarks(), *PLAN.score_benchmarks()]),
     shell:
-        "python -P workflow/scripts/cost.py --costs @{params.costs} --benchmarks @{params.benchmarks} --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py cost --costs @{params.costs} --benchmarks @{params.benchmarks}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule leaks:
@@ -104,7 +105,7 @@ rule leaks:
         code=PLAN.code("workflow/scripts/leaks.py"),
         leaks=PLAN.listed(PLAN.all_of_folds("leaks.csv")),
     shell:
-        "python -P workflow/scripts/leaks.py --leaks @{params.leaks} --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py leaks --leaks @{params.leaks} --out {output:q} > {log:q} 2>&1"
 
 
 rule features:
@@ -124,4 +125,4 @@ rule features:
         code=PLAN.code("workflow/scripts/features.py"),
         features=PLAN.listed(PLAN.all_of_datasets("features.csv")),
     shell:
-        "python -P workflow/scripts/features.py --features @{params.features} --out {output:q} > {log:q} 2>&1"
+        "python -I $TRUESHIFT/workflow/run.py features --features @{params.features} --out {output:q} > {log:q} 2>&1"

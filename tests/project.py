@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("Snakefile", "rules", "workflow", "src", "config", "envs", "profiles")
+PARTS = ("Snakefile", "rules", "workflow", "src", "config", "envs", "profiles", ".test")
 MINI = ROOT / "tests/mini.yaml"
 
 

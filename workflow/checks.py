@@ -1,14 +1,10 @@
-"""What is checked before anything runs: the configuration against its definition, and that results can be written.
+"""What is checked before anything runs: the configuration against its definition.
 
 What is wrong is said in words: the file and its line, the key, what is wrong with it, and the nearest name or the
 remedy.
 """
 
-import os
-import shutil
-import sys
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -30,7 +26,6 @@ KINDS = {
     "boolean": "true or false",
     "null": "null",
 }
-NO_RUN = {"--lint", "--list", "-l", "--list-rules", "--list-target-rules", "--lt"}  # Snakemake gives these a core
 MODELS = "src/trueshift/models"
 
 
@@ -228,28 +223,3 @@ def _names(faults: Faults) -> None:
     for i, name in enumerate(run["splits"]):
         if run["splits"] != ["all"] and name not in splits:
             faults.unknown(("run", "splits", i, name), splits, "unknown split", "the chosen datasets have")
-
-
-def check_writable(folder: Path, workflow: Any) -> None:
-    """Raises a WorkflowError if a run could write nothing below ``folder``; of anything but a run it asks nothing."""
-    if workflow.output_settings.dryrun or not runs(workflow):
-        return
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not os.access(place, os.W_OK | os.X_OK):
-        read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-        reason = "its file system is mounted read-only" if read_only else "you may not write there"
-        remedy = "mount it writable, change its permissions"
-    elif (disk := shutil.disk_usage(place)).total and not disk.free:  # then not even a log would say why a job fails
-        reason, remedy = "its disk is full", "make room there"
-    else:
-        return
-    raise WorkflowError(f"{place}: results cannot be written: {reason}; {remedy}, or make {folder} a link to elsewhere")
-
-
-def runs(workflow: Any) -> bool:
-    """Whether Snakemake was called to run jobs, or to show those that it would; not so within a job."""
-    settings = workflow.resource_settings
-    asked = settings.cores or settings.nodes or workflow.output_settings.dryrun  # --unlock, --summary need none
-    return bool(asked) and not (workflow.remote_exec or workflow.subprocess_exec) and not NO_RUN & set(sys.argv)

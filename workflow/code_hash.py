@@ -37,12 +37,12 @@ class Code:
     """The code below ``root``. What a file means is kept between runs: parsing all takes a third of a second."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self._cache = root, CACHE.absolute()  # Snakemake leaves its folder before the end
         self._known: dict[str, Parsed] = {}
         self._hashes: dict[tuple[str, ...], str] = {}
         self._kept: dict[str, Parsed] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # none yet, or of another version
-            self._kept = {file: Parsed(*entry) for file, entry in json.loads(CACHE.read_text()).items()}
+            self._kept = {file: Parsed(*entry) for file, entry in json.loads(self._cache.read_text()).items()}
 
     def hash(self, *files: str) -> str:
         """A hash of some files and of all that they import of the library, directly or through others."""
@@ -101,11 +101,11 @@ class Code:
         """Writes down what was parsed, where that is new and can be written."""
         if all(self._kept.get(file) == source for file, source in self._known.items()):
             return
-        temporary = CACHE.with_name(f".{CACHE.name}.{os.getpid()}")
+        temporary = self._cache.with_name(f".{CACHE.name}.{os.getpid()}")
         with contextlib.suppress(OSError):  # a folder that cannot be written costs a third of a second, no more
-            CACHE.parent.mkdir(exist_ok=True)
+            self._cache.parent.mkdir(exist_ok=True)
             temporary.write_text(json.dumps({**self._kept, **self._known}))
-            temporary.replace(CACHE)
+            temporary.replace(self._cache)
 
     def _exists(self, file: str) -> bool:
         return file in self._known or (self.root / file).exists()

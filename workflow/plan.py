@@ -8,13 +8,10 @@ import hashlib
 import inspect
 import json
 import os
-import re
-import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import psutil
 from snakemake.exceptions import WorkflowError
 
 from code_hash import READERS, REGISTRY, SPLITS, Code
@@ -33,6 +30,7 @@ FIELD_METRICS = ("legacy_r2_topk", "legacy_pearson", "r2_topk", "pearson_delta")
 FIELD_K = ("20", "40", "80")
 EXTERNAL = "external"  # the variant of what others predicted
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+STARTER = "workflow/run.py"  # every rule's script is started by it
 MODEL_RULES = ("train", "predict")  # what they book is first of all their model's affair
 KNOWLEDGE = ("features", "structures")  # needs that single perturbations may lack
 ADOPTION_KEYS = ("columns", "control", "genes", "layer")
@@ -244,6 +242,13 @@ class Plan:
             return str(file)
 
         return with_signature(path)
+
+    def targets(self) -> list[str]:
+        """What a run is for: the tables and figures that ``rule all`` asks for."""
+        tables = ["topk_r2", "leaderboard", "calibration", "conditions", "leaks", "features", "exclusions", "cost"]
+        figures = ["topk_r2", "leaderboard", "agreement", "conditions", "cost"]
+        wanted = [self.table(f"{name}.csv") for name in tables] + [self.figure(f"{name}.png") for name in figures]
+        return wanted + self.field_table()
 
     def field_table(self) -> list[str]:
         """The field's table and its figure, if the configuration asks for all that they are made of."""
@@ -612,12 +617,13 @@ class Plan:
     def code(self, *files: str) -> str:
         """A hash of the code that files of this repository run: their own and what they import of the library.
 
-        Where that reads the registry of metrics, the modules of the metrics that the configuration names count too.
+        What starts them counts too, and where they read the registry of metrics, the modules of the metrics that the
+        configuration names.
         """
         if REGISTRY in self.source.closure(*files):
             defined = self.source.metrics()
             files = (*files, *sorted({defined[name] for name in self.config["evaluation"]["metrics"]}))
-        return self.source.hash(*files)
+        return self.source.hash(STARTER, *files)
 
     def import_code(self, *files: str) -> Callable[[Wildcards], str]:
         """A function of the wildcards: :meth:`code` of files together with the reader of the dataset's source."""
@@ -643,29 +649,3 @@ class Plan:
             return self.code(f"workflow/scripts/{stage}.py", f"src/{module.replace('.', '/')}.py")
 
         return with_signature(code)
-
-
-def host_memory_mb(share: float = 0.85) -> int:
-    """The memory that jobs of this host may book together: a share of what the machine, or its cgroup, has."""
-    total = psutil.virtual_memory().total
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return int(total * share / 2**20)
-
-
-def shell_prefix(root: Path) -> str:
-    """What every ``shell:`` starts with: it replaces Snakemake's strict mode, so restates it, and shows the library.
-
-    ``-P`` in the commands themselves keeps a script's folder off its path. Raises a WorkflowError for a folder whose
-    name a shell would read: Snakemake does not quote where conda, or its stand-in, is.
-    """
-    if not re.fullmatch(r"[\w./+@:=,-]+", str(root)):
-        raise WorkflowError(f"the project lies in {root}: a shell would misread that name; move or rename the folder")
-    return f"set -euo pipefail; export PYTHONPATH={root}/src PYTHONNOUSERSITE=1; "
-
-
-def offer_conda(root: Path) -> None:
-    """Puts the stand-in for conda last on PATH, so that a real conda wins, and tells it which Python drives."""
-    os.environ["PATH"] += os.pathsep + str(root / "envs/fallback/bin")
-    os.environ.setdefault("TRUESHIFT_DRIVER_PYTHON", sys.executable)

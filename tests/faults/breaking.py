@@ -60,7 +60,7 @@ class Faulty(Project):
                 words, place = process.cmdline(), process.cwd()
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-            if place == str(self.folder) and f"workflow/scripts/{script}.py" in words[:4]:
+            if place == str(self.folder) and words[2:4] == [f"{self.folder}/workflow/run.py", script]:
                 found.append(process)
         return found
 

@@ -37,7 +37,7 @@ def stage(finished):
         command, redirected = commands[made].split(" > ")
         assert redirected.endswith("2>&1")
         search = f"{prefixes[environment]}/bin:{os.environ['PATH']}"
-        variables = {**os.environ, "PATH": search, "PYTHONPATH": f"{project.folder}/src"}
+        variables = {**os.environ, "PATH": search, "TRUESHIFT": str(project.folder)}
         line = ["bash", "-c", command]
         return subprocess.run(line, cwd=project.folder, env=variables, stdout=stdout, stderr=subprocess.PIPE, text=True)
 

@@ -26,10 +26,6 @@ seen = {"prefix": sys.prefix, "base": sys.base_prefix, "path": sys.path, "files"
 json.dump(seen, open(sys.argv[1], "w"))
 """
 SNAKEFILE = """
-configfile: "config/config.yaml"
-configfile: "config/datasets.yaml"
-configfile: "config/models.yaml"
-
 include: "rules/common.smk"
 
 rule all:
@@ -42,14 +38,14 @@ rule probe:
     output: "probe/{env}.json"
     conda: "envs/{env}.yaml"
     params: stack=stack
-    shell: "python -P probe.py {output:q} {params.stack:q}"
+    shell: "python -I $TRUESHIFT/workflow/run.py probe {output:q} {params.stack:q}"
 """
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("isolation"))
-    (project.folder / "probe.py").write_text(PROBE)
+    (project.folder / "workflow/scripts/probe.py").write_text(PROBE)
     (project.folder / "Snakefile").write_text(SNAKEFILE % (ENVIRONMENTS, STACK))
     decoy = project.folder / "decoy"
     decoy.mkdir()
@@ -69,7 +65,7 @@ def probed(tmp_path_factory):
 def test_a_rule_process_sees_only_its_environment(probed, env):
     seen = json.loads((probed / f"{env}.json").read_text())
     assert not seen["driver"], "packages of the driver can be imported"
-    own = (seen["prefix"], seen["base"], str(probed.parent / "src"), str(probed.parent / "probe.py"))
+    own = (seen["prefix"], seen["base"], str(probed.parent / "src"), str(probed.parent / "workflow/scripts/probe.py"))
     foreign = [path for path in [*seen["path"], *seen["files"]] if path and not path.startswith(own)]
     foreign = [path for path in foreign if "/lib/python" in path or "site-packages" in path or path.startswith("/")]
     assert not foreign

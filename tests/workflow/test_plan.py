@@ -12,7 +12,7 @@ from project import ROOT, default_configuration
 from checks import check_config
 from code_hash import READERS, SPLITS, Code
 from origins import Origins
-from plan import FIELD_K, FIELD_METRICS, Plan, WorkflowError
+from plan import FIELD_K, FIELD_METRICS, STARTER, Plan, WorkflowError
 from trueshift.report import legacy
 
 CODE = Code(ROOT)
@@ -267,6 +267,8 @@ def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     (tmp_path / "workflow/scripts").mkdir(parents=True)
     (tmp_path / "workflow/scripts/train.py").write_text("from trueshift.models.base import build\n")
+    starter = tmp_path / STARTER
+    starter.write_text("run = 1\n")
     base, one, two = (package / f"{name}.py" for name in ("base", "one", "two"))
     base.write_text("build = 1\n")
     one.write_text('"""Words."""\nfrom trueshift.models.two import x\n')
@@ -284,7 +286,10 @@ def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):
     second = code()
     assert second != first
     base.write_text("build = 2\n")
-    assert code() not in (first, second)
+    third = code()
+    assert third not in (first, second)
+    starter.write_text("run = 2\n")
+    assert code() not in (first, second, third)
 
 
 @pytest.mark.parametrize("name", ["real", "lincs", "everything"])

@@ -1,0 +1,10 @@
+# All rules but the first, rule all, which both Snakefiles state themselves
+include: "fetch.smk"
+include: "data.smk"
+include: "folds.smk"
+include: "models.smk"
+include: "evaluation.smk"
+include: "tables.smk"
+include: "leaderboard.smk"
+include: "figures.smk"
+include: "legacy.smk"
