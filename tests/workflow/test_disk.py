@@ -5,7 +5,7 @@ from collections import namedtuple
 
 import pytest
 import yaml
-from project import MINI, ROOT
+from project import MINI, ROOT, default_configuration
 
 import disk
 from code_hash import Code
@@ -18,9 +18,7 @@ CODE = Code(ROOT)
 def plan(tmp_path, monkeypatch):
     """The mini configuration in an empty folder, with a source of 1 MB."""
     monkeypatch.chdir(tmp_path)
-    config = {}
-    for file in (ROOT / "config/config.yaml", ROOT / "config/datasets.yaml", ROOT / "config/models.yaml"):
-        config |= yaml.safe_load(file.read_text())
+    config = default_configuration()
     mini = yaml.safe_load(MINI.read_text())
     config["run"] |= mini["run"]
     config["datasets"] |= mini["datasets"]

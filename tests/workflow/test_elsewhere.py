@@ -12,7 +12,9 @@ from project import PARTS, ROOT, default_configuration
 from snakemake.utils import update_config
 from test_docs import Guide
 
+from code_hash import Code
 from defaults import NAMES, fill
+from schema import config_schema, fill_defaults
 
 ENVIRONMENTS = ("--sdm", "conda", "--conda-prefix", ROOT / ".snakemake/conda")
 SMALL = {"run": {"datasets": ["simulated"], "splits": ["new_context"], "models": ["additive"]}}
@@ -149,7 +151,9 @@ def test_settings_are_those_of_the_user_over_those_of_files_in_order(tmp_path):
 def test_without_settings_of_the_user_the_files_of_the_project_count():
     config = {}
     assert fill(config, [ROOT / "config"]) == [ROOT / "config" / name for name in NAMES]
-    assert config == default_configuration()
+    given = copy.deepcopy(config)
+    fill_defaults(given, config_schema(Code(ROOT)))
+    assert given == default_configuration()
     given = {"run": {"models": ["additive"]}, "datasets": {"simulated": {"genes": {"n_top": 7}}}}
     expected = copy.deepcopy(config)
     update_config(expected, given)

@@ -132,7 +132,7 @@ def test_a_file_with_an_address_is_fetched_and_no_input_be_it_there_or_not(confi
         "features": {"a": remote["f"] | {"key": "smiles"}, "b": near["g"], "c": "morgan"},
         "structures": remote["s"],
     }
-    check_config(config, CODE)
+    check_config(config, CODE, NO_FILES)
     plan = Plan(config, CODE)
     told = plan.remote_files(wildcards())
     assert json.loads(told) == [remote["m"], remote["f"], remote["s"]]
