@@ -20,7 +20,7 @@ DRIVER = ROOT / ".envs/slurm"
 PROFILE = ["--workflow-profile", "profiles/slurm"]
 PROFILE += ["--resources", "mem_mb=8000", "--latency-wait", "20"]  # what these nodes have, how near their disk is
 PROFILE += ["--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "2"]
-MODELS = ["perturbation_mean", "ridge_control", "additive", "scgen/tiny", "state/tiny", "state/long"]
+MODELS = ["ridge_control", "scgen/tiny", "state/tiny", "state/long"]
 CANCELLED = "state_tiny_1"  # a training, by the end of its comment in the queue
 HANGING = "state/long/seed0"
 MORE = {
@@ -107,7 +107,12 @@ class Troubles(threading.Thread):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 words = " ".join(process.cmdline())
                 young = process.create_time() > self.again.create_time()
-                if young and process.cwd() == str(self.project.folder) and "train.py" in words and HANGING in words:
+                if (
+                    young
+                    and process.cwd() == str(self.project.folder)
+                    and "run.py train " in words
+                    and HANGING in words
+                ):
                     process.suspend()
                     self.hanging = process.pid
 

@@ -1,6 +1,7 @@
 """What an edit of the code plans again on a finished project: the jobs that it concerns, and no others."""
 
 import re
+from contextlib import ExitStack
 
 import pytest
 from project import ROOT
@@ -22,37 +23,37 @@ METRIC += "def nothing(pair):\n    return pair\n"
 MODEL = "from trueshift.models.no_change import NoChange\n\n\nclass Mine(NoChange):\n    pass\n"
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        (f"{LIBRARY}/data/sources/mine.py", READER),
-        (f"{LIBRARY}/data/splits/mine.py", SPLIT),
-        (f"{LIBRARY}/evaluation/metrics/mine.py", METRIC),
-        (f"{LIBRARY}/models/mine.py", MODEL),
-    ],
-)
-def test_what_is_new_and_not_used_plans_nothing(finished, file, content):
-    with finished.edited(file, new=content):
-        assert finished.due() == {}
+NEW = {
+    f"{LIBRARY}/data/sources/mine.py": READER,
+    f"{LIBRARY}/data/splits/mine.py": SPLIT,
+    f"{LIBRARY}/evaluation/metrics/mine.py": METRIC,
+    f"{LIBRARY}/models/mine.py": MODEL,
+}
+UNUSED = [
+    (f"{LIBRARY}/data/sources/table.py", "def read(", "UNUSED = 1\n\n\ndef read("),
+    (f"{LIBRARY}/data/splits/unseen_dose.py", "def tested(", "UNUSED = 1\n\n\ndef tested("),
+    (
+        f"{LIBRARY}/evaluation/metrics/systema.py",
+        "def systema_pearson(",
+        "def _u():\n    pass\n\n\ndef systema_pearson(",
+    ),
+    (f"{LIBRARY}/models/linear.py", "return self\n", "print()\n        return self\n"),
+]
+WORDS = [
+    (f"{LIBRARY}/models/ridge_control.py", "    def fit", "    # a comment\n    def fit"),
+    (f"{LIBRARY}/contract.py", '"""Reads JSON."""', '"""Reads JSON, in other words."""'),
+]
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
-        (f"{LIBRARY}/data/sources/table.py", "def read(", "UNUSED = 1\n\n\ndef read("),
-        (f"{LIBRARY}/data/splits/unseen_dose.py", "def tested(", "UNUSED = 1\n\n\ndef tested("),
-        (
-            f"{LIBRARY}/evaluation/metrics/systema.py",
-            "def systema_pearson(",
-            "def _unused():\n    pass\n\n\ndef systema_pearson(",
-        ),
-        (f"{LIBRARY}/models/linear.py", "return self\n", "print()\n        return self\n"),
-        (f"{LIBRARY}/models/ridge_control.py", "    def fit", "    # a comment\n    def fit"),
-        (f"{LIBRARY}/contract.py", '"""Reads JSON."""', '"""Reads JSON, in other words."""'),
-    ],
+    "edits",
+    [[(file, None, content) for file, content in NEW.items()], UNUSED, WORDS],
+    ids=["new files", "what is not used", "words"],
 )
-def test_an_edit_of_what_is_not_used_or_of_words_plans_nothing(finished, file, old, new):
-    with finished.edited(file, old, new):
+def test_edits_that_concern_no_job_plan_nothing(finished, edits):
+    with ExitStack() as all_at_once:
+        for file, old, new in edits:
+            all_at_once.enter_context(finished.edited(file, old, new))
         assert finished.due() == {}
 
 

@@ -1,6 +1,7 @@
 """The driver's reading of the configuration: what runs, what is left out, what a job is told."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +46,22 @@ def test_the_fields_table_is_made_where_all_that_it_needs_is_scored(config):
         for name in needed:
             less = [value for value in config["evaluation"][key] if value != name]
             assert not Plan({**config, "evaluation": config["evaluation"] | {key: less}}, CODE).field_table()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"dataset": "simulatd"}, "unknown dataset 'simulatd'; did you mean 'simulated'?"),
+        ({"split": "new_contxt"}, "unknown split 'new_contxt'; did you mean 'new_context'?"),
+        ({"fold": "c"}, "unknown fold 'c'; did you mean 'c1'?"),
+        ({"model": "stat"}, "unknown model 'stat'; did you mean 'state'?"),
+        ({"variant": "tny"}, "unknown variant 'tny'; did you mean 'tiny'?"),
+        ({"split": "new_combination", "fold": "pairs", "model": "scgen"}, "scgen cannot predict combinations"),
+    ],
+)
+def test_a_target_that_names_what_there_is_not_is_refused(config, names, message):
+    with pytest.raises(WorkflowError, match=re.escape(message)):
+        Plan(config, CODE).check(wildcards(**names))
 
 
 def test_deterministic_models_run_one_seed(config):
