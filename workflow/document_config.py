@@ -106,10 +106,10 @@ def of_sources(code: Code, schema: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def example(text: str) -> str:
-    """The entry of a dataset in the text of a reader: the literal block that begins with its kind."""
-    block = text[text.index("    kind: ") :].split("\n\n")[0]
-    return "\n".join(line.removeprefix("    ") for line in block.splitlines())
+def example(text: str) -> list[str]:
+    """The entry of a dataset in the text of a reader: the lines of the block that begins with its kind, if any."""
+    block = text.partition("    kind: ")[2].split("\n\n")[0]
+    return [line.removeprefix("    ") for line in f"    kind: {block}".splitlines()] if block else []
 
 
 def tables() -> str:
