@@ -97,13 +97,9 @@ def of_sources(code: Code, schema: dict[str, Any]) -> Iterator[str]:
         text = ast.get_docstring(ast.parse((ROOT / READERS / f"{name}.py").read_text())) or ""
         keys = {key: value for key, value in branch["then"]["properties"].items() if key != "format"}
         yield from ("", f"#### `{name}`", "", text.split("\n")[0].replace("``", "`"), "")
-        yield from (
-            "```yaml",
-            *example(text).splitlines(),
-            "```",
-            "",
-            *table(rows({"properties": keys}, schema["$defs"])),
-        )
+        if entry := example(text):
+            yield from ("```yaml", *entry, "```", "")
+        yield from table(rows({"properties": keys}, schema["$defs"]))
 
 
 def example(text: str) -> list[str]:
