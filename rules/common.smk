@@ -1,4 +1,4 @@
-# What the rules share: the settings, the plan, a conda or its stand-in, the bounds. Nothing is computed here.
+# What the rules share: the settings, the plan, what jobs are told, conda, the bounds. Nothing is computed here.
 import atexit
 import copy
 import gc
@@ -12,6 +12,7 @@ import host
 from checks import check_config
 from code_hash import Code
 from defaults import fill
+from jobs import Jobs
 from left_out import left_out
 from named_runs import replaced
 from origins import Origins
@@ -39,9 +40,9 @@ check_config(config, CODE, ORIGINS)
 host.check_software(workflow)
 host.check_writable(Path("results"), workflow)
 # Snakemake knows nodes where --jobs is given, as in profiles/slurm
-PLAN = Plan(
-    config,
-    CODE,
+PLAN = Plan(config, CODE)
+JOBS = Jobs(
+    PLAN,
     submits=bool(workflow.resource_settings.nodes),
     dry=workflow.output_settings.dryrun,
 )

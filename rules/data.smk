@@ -3,8 +3,8 @@
 
 rule import_data:
     input:
-        PLAN.source_files,
-        fetched=PLAN.fetched,
+        JOBS.source_files,
+        fetched=JOBS.fetched,
     output:
         data=temp("results/{dataset}/imported.h5ad"),
         features="results/{dataset}/features.csv",
@@ -15,10 +15,10 @@ rule import_data:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("import_data"),
+        **JOBS.resources("import_data"),
     params:
-        code=PLAN.import_code("workflow/scripts/import_data.py"),
-        settings=PLAN.stage("import"),
+        code=JOBS.import_code("workflow/scripts/import_data.py"),
+        settings=JOBS.stage("import"),
         data_folder=config["data_folder"],
     shell:
         "python -I $TRUESHIFT/workflow/run.py import_data --name {wildcards.dataset} --settings {params.settings:q}"
@@ -29,8 +29,8 @@ rule import_data:
 rule qc:
     input:
         data="results/{dataset}/imported.h5ad",
-        sources=PLAN.source_files,
-        fetched=PLAN.fetched,
+        sources=JOBS.source_files,
+        fetched=JOBS.fetched,
     output:
         data=temp("results/{dataset}/qc.h5ad"),
         report="results/{dataset}/qc.json",
@@ -42,13 +42,13 @@ rule qc:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("qc"),
+        **JOBS.resources("qc"),
     params:
-        code=PLAN.import_code(
+        code=JOBS.import_code(
             "workflow/scripts/import_data.py", "workflow/scripts/qc.py"
         ),
-        imported=PLAN.stage("import"),
-        settings=PLAN.stage("qc"),
+        imported=JOBS.stage("import"),
+        settings=JOBS.stage("qc"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py qc --data {input.data:q} --settings {params.settings:q}"
         " --out {output.data:q} --report {output.report:q} --figure {output.figure:q} > {log:q} 2>&1"
@@ -66,10 +66,10 @@ rule normalize:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("normalize"),
+        **JOBS.resources("normalize"),
     params:
-        code=PLAN.code("workflow/scripts/normalize.py"),
-        settings=PLAN.stage("normalize"),
+        code=JOBS.code("workflow/scripts/normalize.py"),
+        settings=JOBS.stage("normalize"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py normalize --data {input:q} --settings {params.settings:q}"
         " --out {output:q} > {log:q} 2>&1"

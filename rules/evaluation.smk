@@ -16,10 +16,10 @@ rule reference:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("reference"),
+        **JOBS.resources("reference"),
     params:
-        code=PLAN.code("workflow/scripts/reference.py"),
-        settings=PLAN.halving,
+        code=JOBS.code("workflow/scripts/reference.py"),
+        settings=JOBS.halving,
     shell:
         "python -I $TRUESHIFT/workflow/run.py reference --truth {input.truth:q} --train {input.train:q}"
         " --settings {params.settings:q} --out {output.stats:q} --halves {output.halves:q}"
@@ -40,10 +40,10 @@ rule ceiling:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("ceiling"),
+        **JOBS.resources("ceiling"),
     params:
-        code=PLAN.code("workflow/scripts/ceiling.py"),
-        settings=PLAN.evaluation,
+        code=JOBS.code("workflow/scripts/ceiling.py"),
+        settings=JOBS.evaluation,
     shell:
         "python -I $TRUESHIFT/workflow/run.py ceiling --truth-stats {input.stats:q} --halves {input.halves:q}"
         " --duplicates {input.duplicates:q} --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"
@@ -51,7 +51,7 @@ rule ceiling:
 
 rule adopt:
     input:
-        file=PLAN.adopted_file,
+        file=JOBS.adopted_file,
         query="results/{dataset}/{split}/{fold}/query.h5ad",
     output:
         "results/{dataset}/{split}/{fold}/{model}/external/seed0/prediction.h5ad",
@@ -62,10 +62,10 @@ rule adopt:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("adopt"),
+        **JOBS.resources("adopt"),
     params:
-        code=PLAN.code("workflow/scripts/adopt.py"),
-        settings=PLAN.adoption,
+        code=JOBS.code("workflow/scripts/adopt.py"),
+        settings=JOBS.adoption,
     shell:
         "python -I $TRUESHIFT/workflow/run.py adopt --file {input.file:q} --query {input.query:q}"
         " --settings {params.settings:q} --fold {wildcards.fold} --out {output:q} > {log:q} 2>&1"
@@ -86,10 +86,10 @@ rule score:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("score"),
+        **JOBS.resources("score"),
     params:
-        code=PLAN.code("workflow/scripts/score.py"),
-        settings=PLAN.evaluation,
+        code=JOBS.code("workflow/scripts/score.py"),
+        settings=JOBS.evaluation,
     shell:
         "python -I $TRUESHIFT/workflow/run.py score --prediction {input.prediction:q} --truth {input.truth:q}"
         " --truth-stats {input.stats:q} --halves {input.halves:q} --settings {params.settings:q}"
@@ -98,8 +98,8 @@ rule score:
 
 rule calibrate:
     input:
-        floors=PLAN.floor_scores,
-        ceilings=PLAN.ceilings,
+        floors=JOBS.floor_scores,
+        ceilings=JOBS.ceilings,
     output:
         "results/{dataset}/{split}/calibration.parquet",
     log:
@@ -109,10 +109,10 @@ rule calibrate:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("calibrate"),
+        **JOBS.resources("calibrate"),
     params:
-        code=PLAN.code("workflow/scripts/calibrate.py"),
-        settings=PLAN.halving,
+        code=JOBS.code("workflow/scripts/calibrate.py"),
+        settings=JOBS.halving,
     shell:
         "python -I $TRUESHIFT/workflow/run.py calibrate --floors {input.floors:q} --ceilings {input.ceilings:q}"
         " --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"

@@ -15,10 +15,10 @@ rule fetch:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("fetch"),
+        **JOBS.resources("fetch"),
     params:
-        code=PLAN.code("workflow/scripts/fetch.py"),
-        files=PLAN.remote_files,
+        code=JOBS.code("workflow/scripts/fetch.py"),
+        files=JOBS.remote_files,
         data_folder=config["data_folder"],
     shell:
         "python -I $TRUESHIFT/workflow/run.py fetch --files {params.files:q} --data-folder {params.data_folder:q}"

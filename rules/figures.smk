@@ -13,9 +13,9 @@ rule plot_topk_r2:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("plot_topk_r2"),
+        **JOBS.resources("plot_topk_r2"),
     params:
-        code=PLAN.code("workflow/scripts/plot_topk_r2.py"),
+        code=JOBS.code("workflow/scripts/plot_topk_r2.py"),
         baselines=PLAN.baselines,
     shell:
         "python -I $TRUESHIFT/workflow/run.py plot_topk_r2 --table {input:q} --baselines {params.baselines:q}"
@@ -34,10 +34,10 @@ rule plot_conditions:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("plot_conditions"),
+        **JOBS.resources("plot_conditions"),
     params:
-        code=PLAN.code("workflow/scripts/plot_conditions.py"),
-        scores=PLAN.listed(PLAN.all_scores()),
+        code=JOBS.code("workflow/scripts/plot_conditions.py"),
+        scores=JOBS.listed(PLAN.all_scores()),
         baselines=PLAN.baselines,
     shell:
         "python -I $TRUESHIFT/workflow/run.py plot_conditions --scores @{params.scores}"
@@ -57,9 +57,9 @@ rule plot_cost:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("plot_cost"),
+        **JOBS.resources("plot_cost"),
     params:
-        code=PLAN.code("workflow/scripts/plot_cost.py"),
+        code=JOBS.code("workflow/scripts/plot_cost.py"),
         baselines=PLAN.baselines,
     shell:
         "python -I $TRUESHIFT/workflow/run.py plot_cost --cost {input.cost:q} --table {input.table:q}"
@@ -78,9 +78,9 @@ rule plot_leaderboard:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("plot_leaderboard"),
+        **JOBS.resources("plot_leaderboard"),
     params:
-        code=PLAN.code("workflow/scripts/plot_leaderboard.py"),
+        code=JOBS.code("workflow/scripts/plot_leaderboard.py"),
         baselines=PLAN.baselines,
     shell:
         "python -I $TRUESHIFT/workflow/run.py plot_leaderboard --table {input:q} --baselines {params.baselines:q}"
@@ -99,9 +99,9 @@ rule plot_agreement:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("plot_agreement"),
+        **JOBS.resources("plot_agreement"),
     params:
-        code=PLAN.code("workflow/scripts/plot_agreement.py"),
+        code=JOBS.code("workflow/scripts/plot_agreement.py"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py plot_agreement --table {input:q} --out {output:q} > {log:q} 2>&1"
 
@@ -119,9 +119,9 @@ rule scatter:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("scatter"),
+        **JOBS.resources("scatter"),
     params:
-        code=PLAN.code("workflow/scripts/scatter.py"),
+        code=JOBS.code("workflow/scripts/scatter.py"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py scatter --prediction {input.prediction:q} --truth-stats {input.stats:q}"
         " --out {output:q} > {log:q} 2>&1"

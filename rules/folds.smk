@@ -4,7 +4,7 @@
 rule split:
     input:
         data="results/{dataset}/normalized.h5ad",
-        files=PLAN.split_files,
+        files=JOBS.split_files,
     output:
         "results/{dataset}/{split}/{fold}/split.csv",
     log:
@@ -14,10 +14,10 @@ rule split:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("split"),
+        **JOBS.resources("split"),
     params:
-        code=PLAN.split_code("workflow/scripts/split.py"),
-        settings=PLAN.stage("split"),
+        code=JOBS.split_code("workflow/scripts/split.py"),
+        settings=JOBS.stage("split"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py split --data {input.data:q} --settings {params.settings:q}"
         " --fold {wildcards.fold} --out {output:q} > {log:q} 2>&1"
@@ -36,10 +36,10 @@ rule select_genes:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("select_genes"),
+        **JOBS.resources("select_genes"),
     params:
-        code=PLAN.code("workflow/scripts/select_genes.py"),
-        settings=PLAN.stage("genes"),
+        code=JOBS.code("workflow/scripts/select_genes.py"),
+        settings=JOBS.stage("genes"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py select_genes --data {input.data:q} --split {input.split:q}"
         " --settings {params.settings:q} --out {output:q} > {log:q} 2>&1"
@@ -62,10 +62,10 @@ rule partition:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("partition"),
+        **JOBS.resources("partition"),
     params:
-        code=PLAN.split_code("workflow/scripts/partition.py"),
-        settings=PLAN.stage("partition"),
+        code=JOBS.split_code("workflow/scripts/partition.py"),
+        settings=JOBS.stage("partition"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py partition --data {input.data:q} --split {input.split:q}"
         " --genes {input.genes:q} --settings {params.settings:q} --train {output.train:q} --query {output.query:q}"
@@ -84,9 +84,9 @@ rule pair:
     conda:
         "../envs/data.yaml"
     resources:
-        **PLAN.resources("pair"),
+        **JOBS.resources("pair"),
     params:
-        code=PLAN.code("workflow/scripts/pair.py"),
+        code=JOBS.code("workflow/scripts/pair.py"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py pair --train {input:q} --set-size {wildcards.size} --seed 0"
         " --out {output:q} > {log:q} 2>&1"

@@ -13,10 +13,10 @@ rule calibration:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("calibration"),
+        **JOBS.resources("calibration"),
     params:
-        code=PLAN.code("workflow/scripts/calibration.py"),
-        calibrations=PLAN.listed(PLAN.all_of_splits("calibration.parquet")),
+        code=JOBS.code("workflow/scripts/calibration.py"),
+        calibrations=JOBS.listed(PLAN.all_of_splits("calibration.parquet")),
     shell:
         "python -I $TRUESHIFT/workflow/run.py calibration --calibrations @{params.calibrations}"
         " --out {output:q} > {log:q} 2>&1"
@@ -39,12 +39,12 @@ rule leaderboard:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("leaderboard"),
+        **JOBS.resources("leaderboard"),
     params:
-        code=PLAN.code("workflow/scripts/leaderboard.py"),
-        scores=PLAN.listed(PLAN.all_scores()),
-        ceilings=PLAN.listed(PLAN.all_of_folds("ceiling.parquet")),
-        calibrations=PLAN.listed(PLAN.all_of_splits("calibration.parquet")),
+        code=JOBS.code("workflow/scripts/leaderboard.py"),
+        scores=JOBS.listed(PLAN.all_scores()),
+        ceilings=JOBS.listed(PLAN.all_of_folds("ceiling.parquet")),
+        calibrations=JOBS.listed(PLAN.all_of_splits("calibration.parquet")),
         baselines=PLAN.baselines,
     shell:
         "python -I $TRUESHIFT/workflow/run.py leaderboard --scores @{params.scores} --ceilings @{params.ceilings}"

@@ -14,10 +14,10 @@ rule topk_r2_results:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("topk_r2_results"),
+        **JOBS.resources("topk_r2_results"),
     params:
-        code=PLAN.code("workflow/scripts/topk_r2_results.py"),
-        scores=PLAN.listed(PLAN.all_scores()),
+        code=JOBS.code("workflow/scripts/topk_r2_results.py"),
+        scores=JOBS.listed(PLAN.all_scores()),
     shell:
         "python -I $TRUESHIFT/workflow/run.py topk_r2_results --scores @{params.scores} --out {output.table:q}"
         " --honest {output.honest:q} > {log:q} 2>&1"
@@ -36,9 +36,9 @@ rule plot_two_orders:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("plot_two_orders"),
+        **JOBS.resources("plot_two_orders"),
     params:
-        code=PLAN.code("workflow/scripts/plot_two_orders.py"),
+        code=JOBS.code("workflow/scripts/plot_two_orders.py"),
         baselines=PLAN.baselines,
     shell:
         "python -I $TRUESHIFT/workflow/run.py plot_two_orders --results {input.results:q} --table {input.table:q}"
@@ -58,9 +58,9 @@ rule export:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("export"),
+        **JOBS.resources("export"),
     params:
-        code=PLAN.code("workflow/scripts/export.py"),
+        code=JOBS.code("workflow/scripts/export.py"),
     shell:
         "python -I $TRUESHIFT/workflow/run.py export --prediction {input.prediction:q} --truth {input.truth:q}"
         " --out {output:q} > {log:q} 2>&1"

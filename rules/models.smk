@@ -4,7 +4,7 @@
 
 rule train:
     input:
-        unpack(PLAN.train_inputs),
+        unpack(JOBS.train_inputs),
     output:
         model=directory(
             "results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/model"
@@ -15,15 +15,15 @@ rule train:
     benchmark:
         "results/benchmarks/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/train.tsv"
     conda:
-        PLAN.environment
-    threads: PLAN.threads
+        JOBS.environment
+    threads: JOBS.threads
     resources:
-        **PLAN.resources("train"),
+        **JOBS.resources("train"),
     params:
-        code=PLAN.model_code("train"),
-        settings=PLAN.settings,
-        threads=PLAN.thread_variables,
-        tracking=PLAN.tracking,
+        code=JOBS.model_code("train"),
+        settings=JOBS.settings,
+        threads=JOBS.thread_variables,
+        tracking=JOBS.tracking,
         resume="results/{dataset}/{split}/{fold}/{model}/{variant}/seed{seed}/resume",
     shell:
         "{params.threads} python -I $TRUESHIFT/workflow/run.py train --train {input.train:q} --pairs {input.pairs:q}"
@@ -45,14 +45,14 @@ rule predict:
     wildcard_constraints:
         variant=r"(?!external/)[A-Za-z0-9._-]+",
     conda:
-        PLAN.environment
-    threads: PLAN.threads
+        JOBS.environment
+    threads: JOBS.threads
     resources:
-        **PLAN.resources("predict"),
+        **JOBS.resources("predict"),
     params:
-        code=PLAN.model_code("predict"),
-        settings=PLAN.settings,
-        threads=PLAN.thread_variables,
+        code=JOBS.model_code("predict"),
+        settings=JOBS.settings,
+        threads=JOBS.thread_variables,
     shell:
         "{params.threads} python -I $TRUESHIFT/workflow/run.py predict --model {input.model:q} --query {input.query:q}"
         " --settings {params.settings:q} --seed {wildcards.seed} --gpus {resources.gpu}"

@@ -16,11 +16,11 @@ rule topk_r2:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("topk_r2"),
+        **JOBS.resources("topk_r2"),
     params:
-        code=PLAN.code("workflow/scripts/topk_r2.py"),
-        scores=PLAN.listed(PLAN.all_scores()),
-        ceilings=PLAN.listed(PLAN.all_of_folds("ceiling.parquet")),
+        code=JOBS.code("workflow/scripts/topk_r2.py"),
+        scores=JOBS.listed(PLAN.all_scores()),
+        ceilings=JOBS.listed(PLAN.all_of_folds("ceiling.parquet")),
     shell:
         "python -I $TRUESHIFT/workflow/run.py topk_r2 --scores @{params.scores} --ceilings @{params.ceilings}"
         " --out {output.tidy:q} --wide {output.wide:q} --undefined {output.undefined:q} > {log:q} 2>&1"
@@ -38,10 +38,10 @@ rule conditions:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("conditions"),
+        **JOBS.resources("conditions"),
     params:
-        code=PLAN.code("workflow/scripts/conditions.py"),
-        truth=PLAN.listed(PLAN.all_of_folds("truth_stats.parquet")),
+        code=JOBS.code("workflow/scripts/conditions.py"),
+        truth=JOBS.listed(PLAN.all_of_folds("truth_stats.parquet")),
     shell:
         "python -I $TRUESHIFT/workflow/run.py conditions --truth-stats @{params.truth} --out {output:q} > {log:q} 2>&1"
 
@@ -56,10 +56,10 @@ rule exclusions:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("exclusions"),
+        **JOBS.resources("exclusions"),
     params:
-        code=PLAN.code("workflow/scripts/exclusions.py"),
-        rows=PLAN.exclusion_rows(),
+        code=JOBS.code("workflow/scripts/exclusions.py"),
+        rows=JOBS.exclusion_rows(),
     shell:
         "python -I $TRUESHIFT/workflow/run.py exclusions --rows {params.rows} --out {output:q} > {log:q} 2>&1"
 
@@ -78,11 +78,11 @@ rule cost:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("cost"),
+        **JOBS.resources("cost"),
     params:
-        code=PLAN.code("workflow/scripts/cost.py"),
-        costs=PLAN.listed(PLAN.all_costs()),
-        benchmarks=PLAN.listed([*PLAN.all_benchmarks(), *PLAN.score_benchmarks()]),
+        code=JOBS.code("workflow/scripts/cost.py"),
+        costs=JOBS.listed(PLAN.all_costs()),
+        benchmarks=JOBS.listed([*PLAN.all_benchmarks(), *PLAN.score_benchmarks()]),
     shell:
         "python -I $TRUESHIFT/workflow/run.py cost --costs @{params.costs} --benchmarks @{params.benchmarks}"
         " --out {output:q} > {log:q} 2>&1"
@@ -100,10 +100,10 @@ rule leaks:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("leaks"),
+        **JOBS.resources("leaks"),
     params:
-        code=PLAN.code("workflow/scripts/leaks.py"),
-        leaks=PLAN.listed(PLAN.all_of_folds("leaks.csv")),
+        code=JOBS.code("workflow/scripts/leaks.py"),
+        leaks=JOBS.listed(PLAN.all_of_folds("leaks.csv")),
     shell:
         "python -I $TRUESHIFT/workflow/run.py leaks --leaks @{params.leaks} --out {output:q} > {log:q} 2>&1"
 
@@ -120,9 +120,9 @@ rule features:
     conda:
         "../envs/evaluation.yaml"
     resources:
-        **PLAN.resources("features"),
+        **JOBS.resources("features"),
     params:
-        code=PLAN.code("workflow/scripts/features.py"),
-        features=PLAN.listed(PLAN.all_of_datasets("features.csv")),
+        code=JOBS.code("workflow/scripts/features.py"),
+        features=JOBS.listed(PLAN.all_of_datasets("features.csv")),
     shell:
         "python -I $TRUESHIFT/workflow/run.py features --features @{params.features} --out {output:q} > {log:q} 2>&1"

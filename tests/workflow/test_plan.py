@@ -12,8 +12,9 @@ from project import ROOT, default_configuration
 
 from checks import check_config
 from code_hash import READERS, SPLITS, Code
+from jobs import STARTER, Jobs
 from origins import Origins
-from plan import FIELD_K, FIELD_METRICS, STARTER, Plan, WorkflowError
+from plan import FIELD_K, FIELD_METRICS, Plan, WorkflowError
 from trueshift.report import legacy
 
 CODE = Code(ROOT)
@@ -24,6 +25,10 @@ NO_FILES = Origins([], {})
 def config():
     """The project's configuration, as Snakemake merges it."""
     return default_configuration()
+
+
+def jobs(config, **how):
+    return Jobs(Plan(config, CODE), **how)
 
 
 def wildcards(**names):
@@ -83,7 +88,7 @@ def test_a_kind_a_model_does_not_read_excludes_it(config):
 def test_models_that_need_features_are_left_out_where_there_are_none(config):
     entry = config["datasets"]["simulated"]
     entry.pop("features")
-    assert json.loads(Plan(config, CODE).settings(wildcards(model="linear", variant="default")))["params"] == {
+    assert json.loads(jobs(config).settings(wildcards(model="linear", variant="default")))["params"] == {
         "features": "target_expression"
     }
     entry.pop("targets_measured")
@@ -105,10 +110,10 @@ def test_a_job_is_told_what_its_model_needs_to_know_of_perturbations(config):
     config["models"]["linear"]["needs"] = ["features", "pairs", "structures"]
     config["datasets"]["simulated"]["structures"] = "s.csv"
     plan = Plan(config, CODE)
-    told = json.loads(plan.settings(wildcards(model="linear", variant="default")))
+    told = json.loads(Jobs(plan).settings(wildcards(model="linear", variant="default")))
     wanted = {"params": {"features": "programs"}, "needs": ["features", "structures"]}
     assert told == {"class": "trueshift.models.linear.Linear", **wanted}
-    assert "needs" not in json.loads(plan.settings(wildcards()))
+    assert "needs" not in json.loads(Jobs(plan).settings(wildcards()))
 
 
 def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_words(config, tmp_path, monkeypatch):
@@ -122,8 +127,8 @@ def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_wo
         | {"kpgt": {"path": "{data}/kpgt.pickle", "key": "smiles"}},
     }
     plan = Plan(config, CODE)
-    assert plan.source_files(wildcards()) == ["f.csv", f"{tmp_path}/kpgt.pickle", f"{tmp_path}/s.csv"]
-    told = json.loads(plan.stage("import")(wildcards()))
+    assert Jobs(plan).source_files(wildcards()) == ["f.csv", f"{tmp_path}/kpgt.pickle", f"{tmp_path}/s.csv"]
+    told = json.loads(Jobs(plan).stage("import")(wildcards()))
     assert told["structures"] == {"path": "{data}/s.csv"} and told["features"]["kpgt"]["key"] == "smiles"
     check_config(config, CODE, NO_FILES)
     config["datasets"]["simulated"]["features"]["kpgt"]["key"] = "smile"
@@ -134,10 +139,10 @@ def test_an_import_depends_on_the_files_of_structures_and_features_but_not_on_wo
 def test_a_file_with_an_address_is_fetched_and_no_input_be_it_there_or_not(config, tmp_path):
     config["data_folder"] = str(tmp_path)
     plan = Plan(config, CODE)
-    assert plan.fetched(wildcards()) == []
+    assert Jobs(plan).fetched(wildcards()) == []
     assert "results/benchmarks/simulated/fetch.tsv" not in plan.all_benchmarks()
     with pytest.raises(WorkflowError, match="simulated has no file with a url"):
-        plan.remote_files(wildcards())
+        Jobs(plan).remote_files(wildcards())
 
     address, checksum = "https://example.org/x", "0" * 64
     remote = {name: {"path": f"{{data}}/{name}", "url": address, "sha256": checksum} for name in ("m", "f", "s")}
@@ -151,14 +156,14 @@ def test_a_file_with_an_address_is_fetched_and_no_input_be_it_there_or_not(confi
     }
     check_config(config, CODE, NO_FILES)
     plan = Plan(config, CODE)
-    told = plan.remote_files(wildcards())
+    told = Jobs(plan).remote_files(wildcards())
     assert json.loads(told) == [remote["m"], remote["f"], remote["s"]]
-    assert plan.source_files(wildcards()) == []
+    assert Jobs(plan).source_files(wildcards()) == []
     for name in (*remote, *near):
         (tmp_path / name).touch()
-    assert sorted(plan.source_files(wildcards())) == sorted(f"{tmp_path}/{name}" for name in near)
-    assert plan.remote_files(wildcards()) == told
-    assert plan.fetched(wildcards()) == ["results/simulated/fetched.json"]
+    assert sorted(Jobs(plan).source_files(wildcards())) == sorted(f"{tmp_path}/{name}" for name in near)
+    assert Jobs(plan).remote_files(wildcards()) == told
+    assert Jobs(plan).fetched(wildcards()) == ["results/simulated/fetched.json"]
     assert plan.all_benchmarks()[0] == "results/benchmarks/simulated/fetch.tsv"
 
 
@@ -166,12 +171,12 @@ def test_a_file_with_an_address_is_fetched_and_no_input_be_it_there_or_not(confi
 def test_a_fetch_is_told_all_that_it_depends_on(config, fact):
     source = {"format": "h5ad", "path": "{data}/x.h5ad", "url": "https://example.org/x", "sha256": "0" * 64}
     config["datasets"]["simulated"]["source"] = {**source, "layer": "counts"}
-    before = Plan(config, CODE).remote_files(wildcards())
+    before = jobs(config).remote_files(wildcards())
     assert json.loads(before) == [{key: value for key, value in source.items() if key != "format"}]
     config["datasets"]["simulated"]["source"]["layer"] = "other"
-    assert Plan(config, CODE).remote_files(wildcards()) == before
+    assert jobs(config).remote_files(wildcards()) == before
     config["datasets"]["simulated"]["source"][fact] += "1"
-    assert Plan(config, CODE).remote_files(wildcards()) != before
+    assert jobs(config).remote_files(wildcards()) != before
 
 
 def test_the_files_of_a_folder_are_sources(config, tmp_path):
@@ -185,7 +190,7 @@ def test_the_files_of_a_folder_are_sources(config, tmp_path):
         "columns": {"perturbation": {"from": "guide", "control": None}, "context": "line"},
     }
     check_config(config, CODE, NO_FILES)
-    found = [Path(path).name for path in Plan(config, CODE).source_files(wildcards())]
+    found = [Path(path).name for path in jobs(config).source_files(wildcards())]
     assert found == ["barcodes.tsv.gz", "matrix.mtx.gz"]
 
 
@@ -194,80 +199,82 @@ def test_every_dataset_is_gathered_once(config):
 
 
 def test_a_setting_reaches_only_the_stage_that_reads_it(config):
-    before = {stage: Plan(config, CODE).stage(stage)(wildcards()) for stage in ("import", "qc", "normalize", "genes")}
+    before = {stage: jobs(config).stage(stage)(wildcards()) for stage in ("import", "qc", "normalize", "genes")}
     config["datasets"]["simulated"]["qc"]["min_cells"] = 21
-    after = {stage: Plan(config, CODE).stage(stage)(wildcards()) for stage in before}
+    after = {stage: jobs(config).stage(stage)(wildcards()) for stage in before}
     assert {stage for stage in before if before[stage] != after[stage]} == {"qc"}
 
 
 def test_a_variant_chooses_its_pairs(config):
     plan = Plan(config, CODE)
-    assert plan.train_inputs(wildcards())["pairs"] == ["results/simulated/new_context/c1/pairs_S32.npz"]
-    assert plan.train_inputs(wildcards(variant="S256"))["pairs"] == ["results/simulated/new_context/c1/pairs_S256.npz"]
-    assert plan.train_inputs(wildcards(model="additive", variant="default"))["pairs"] == []
+    assert Jobs(plan).train_inputs(wildcards())["pairs"] == ["results/simulated/new_context/c1/pairs_S32.npz"]
+    assert Jobs(plan).train_inputs(wildcards(variant="S256"))["pairs"] == [
+        "results/simulated/new_context/c1/pairs_S256.npz"
+    ]
+    assert Jobs(plan).train_inputs(wildcards(model="additive", variant="default"))["pairs"] == []
 
 
 def test_a_variant_adds_to_the_one_it_is_based_on(config):
     plan = Plan(config, CODE)
-    small, larger = (json.loads(plan.settings(wildcards(variant=name)))["params"] for name in ("small", "S64"))
+    small, larger = (json.loads(Jobs(plan).settings(wildcards(variant=name)))["params"] for name in ("small", "S64"))
     assert larger == {**small, "set_size": 64}
     variants = config["models"]["state"]["variants"]
     variants |= {"wider": {"base": "S64", "hidden": 99}, "same": {"base": "default"}}
-    wider = json.loads(Plan(config, CODE).settings(wildcards(variant="wider")))["params"]
+    wider = json.loads(jobs(config).settings(wildcards(variant="wider")))["params"]
     assert wider == {**larger, "hidden": 99}, "and to what that is based on"
-    assert json.loads(Plan(config, CODE).settings(wildcards(variant="same")))["params"] == plan.model("state")["params"]
+    assert json.loads(jobs(config).settings(wildcards(variant="same")))["params"] == plan.model("state")["params"]
 
 
 def test_a_variant_based_on_nothing_or_on_itself_is_refused(config):
     variants = config["models"]["state"]["variants"]
     variants |= {"lost": {"base": "smal"}, "one": {"base": "two"}, "two": {"base": "one"}}
     with pytest.raises(WorkflowError, match="unknown variant 'smal'; did you mean 'small'"):
-        Plan(config, CODE).settings(wildcards(variant="lost"))
+        jobs(config).settings(wildcards(variant="lost"))
     with pytest.raises(WorkflowError, match="one, two"):
-        Plan(config, CODE).settings(wildcards(variant="one"))
+        jobs(config).settings(wildcards(variant="one"))
 
 
 def test_a_model_books_first_what_it_says_then_what_its_rule_then_what_every_rule(config):
     config["resources"] = {"every": {"mem_mb": 100, "runtime": 10, "partition": "cpu"}, "train": {"runtime": 99}}
     config["models"]["state"] |= {"mem_mb": 700, "gpu": 2}
-    booked = Plan(config, CODE, submits=True).resources("train")
+    booked = jobs(config, submits=True).resources("train")
     for model, wanted in (("state", [700, 99, 2]), ("additive", [100, 99, 0])):
         asked = wildcards(model=model)
         assert [booked["mem_mb"](asked, 1), booked["runtime"](asked, 1), booked["gpu"](asked)] == wanted
-    score = Plan(config, CODE, submits=True).resources("score")
+    score = jobs(config, submits=True).resources("score")
     assert score["mem_mb"](wildcards(), 1) == 100
     assert "gpu" not in score
     assert score["slurm_partition"] == "cpu"
 
 
 def test_a_job_submitted_again_books_more_memory_and_time(config):
-    booked = Plan(config, CODE, submits=True).resources("qc")
+    booked = jobs(config, submits=True).resources("qc")
     first, third = ([booked[name](wildcards(), attempt) for name in ("mem_mb", "runtime")] for attempt in (1, 3))
     assert third == [3 * value for value in first]
 
 
 def test_what_runs_here_books_memory_and_devices_alone(config):
     plan = Plan(config, CODE)
-    assert set(plan.resources("train")) == {"mem_mb", "gpu"}
-    assert plan.resources("qc") == {"mem_mb": config["resources"]["qc"]["mem_mb"]}
+    assert set(Jobs(plan).resources("train")) == {"mem_mb", "gpu"}
+    assert Jobs(plan).resources("qc") == {"mem_mb": config["resources"]["qc"]["mem_mb"]}
 
 
 def test_models_that_declare_threads_get_them(config):
-    assert Plan(config, CODE).threads == 1
+    assert jobs(config).threads == 1
     config["models"]["state"]["threads"] = 4
     plan = Plan(config, CODE)
-    assert [plan.threads(wildcards()), plan.threads(wildcards(model="additive"))] == [4, 1]
-    assert "OMP_NUM_THREADS=4" in plan.thread_variables(wildcards())
+    assert [Jobs(plan).threads(wildcards()), Jobs(plan).threads(wildcards(model="additive"))] == [4, 1]
+    assert "OMP_NUM_THREADS=4" in Jobs(plan).thread_variables(wildcards())
 
 
 def test_only_jobs_with_a_gpu_go_to_its_partition(config):
     config["resources"] |= {"every": {"mem_mb": 1, "runtime": 1, "partition": None}}
     config["resources"]["train"] = {"gpu_partition": "a100"}
-    partition = Plan(config, CODE, submits=True).resources("train")["slurm_partition"]
+    partition = jobs(config, submits=True).resources("train")["slurm_partition"]
     assert [partition(wildcards()), partition(wildcards(model="additive"))] == ["a100", None]
     config["resources"]["every"]["partition"] = "short"
     config["resources"]["train"] = {}
-    partition = Plan(config, CODE, submits=True).resources("train")["slurm_partition"]
+    partition = jobs(config, submits=True).resources("train")["slurm_partition"]
     assert partition(wildcards()) == "short", "without a partition of its own a GPU job goes where all go"
 
 
@@ -294,7 +301,7 @@ def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):
     config["models"]["one"] = {**config["models"]["additive"], "class": "trueshift.models.one.One"}
 
     def code():
-        return Plan(config, Code(tmp_path)).model_code("train")(wildcards(model="one"))
+        return Jobs(Plan(config, Code(tmp_path))).model_code("train")(wildcards(model="one"))
 
     first = code()
     one.write_text('"""Other words."""\n# a comment\nfrom trueshift.models.two import x\n')

@@ -10,6 +10,7 @@ from project import ROOT, default_configuration
 
 from checks import check_config
 from code_hash import SPLITS, Code
+from jobs import Jobs
 from origins import Origins
 from plan import QUESTIONS, Plan, WorkflowError
 from schema import of_split
@@ -45,6 +46,10 @@ def config(tmp_path):
     merged["run"] |= {"datasets": ["lines"], "splits": ["all"]}
     (tmp_path / "folds").mkdir()
     return merged
+
+
+def jobs(config, **how):
+    return Jobs(Plan(config, CODE), **how)
 
 
 def wildcards(split, fold):
@@ -102,25 +107,25 @@ def test_models_that_know_nothing_of_doses_are_left_out(config):
 
 def test_files_of_folds_are_found_and_a_change_of_theirs_reruns_the_split(config, tmp_path):
     plan = Plan(config, CODE)
-    placed = json.loads(plan.stage("split")(wildcards("published", "1")))
+    placed = json.loads(Jobs(plan).stage("split")(wildcards("published", "1")))
     assert placed["files"] == {line: str(tmp_path / f"folds/{line}.pt") for line in ("A549", "PC3")}
-    assert json.loads(plan.stage("split")(wildcards("mine", "a")))["folds"]["b"] == str(tmp_path / "b.csv")
-    assert json.loads(plan.stage("split")(wildcards("doses", "high"))) == LINES["splits"]["doses"]
-    told = json.loads(plan.stage("partition")(wildcards("published", "1")))["split"]
+    assert json.loads(Jobs(plan).stage("split")(wildcards("mine", "a")))["folds"]["b"] == str(tmp_path / "b.csv")
+    assert json.loads(Jobs(plan).stage("split")(wildcards("doses", "high"))) == LINES["splits"]["doses"]
+    told = json.loads(Jobs(plan).stage("partition")(wildcards("published", "1")))["split"]
     assert told == LINES["splits"]["published"], "partition reads no file, so the data folder is none of its affairs"
-    assert plan.split_files(wildcards("published", "1")) == []  # the script says which is missing
+    assert Jobs(plan).split_files(wildcards("published", "1")) == []  # the script says which is missing
     for name in ("folds/A549.pt", "folds/PC3.pt", "a.csv", "b.csv"):
         (tmp_path / name).touch()
-    assert plan.split_files(wildcards("published", "3")) == list(placed["files"].values())
-    assert plan.split_files(wildcards("mine", "b")) == [str(tmp_path / "b.csv")]
-    assert plan.split_files(wildcards("doses", "high")) == []
+    assert Jobs(plan).split_files(wildcards("published", "3")) == list(placed["files"].values())
+    assert Jobs(plan).split_files(wildcards("mine", "b")) == [str(tmp_path / "b.csv")]
+    assert Jobs(plan).split_files(wildcards("doses", "high")) == []
 
 
 def test_the_files_of_all_cell_lines_are_sources(config, tmp_path):
-    assert Plan(config, CODE).source_files(wildcards("published", "1")) == []
+    assert jobs(config).source_files(wildcards("published", "1")) == []
     for name in ("a.pt", "p.pt"):
         (tmp_path / name).touch()
-    assert [Path(path).name for path in Plan(config, CODE).source_files(wildcards("published", "1"))] == [
+    assert [Path(path).name for path in jobs(config).source_files(wildcards("published", "1"))] == [
         "a.pt",
         "p.pt",
     ]
