@@ -2,6 +2,7 @@
 
 import re
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from project import ROOT
@@ -90,6 +91,14 @@ def test_an_edited_model_trains_it_alone(finished):
     assert not {"import_data", "split", "reference", "ceiling", "leaks", "features", "conditions", "exclusions"} & set(
         jobs
     )
+
+
+def test_an_edit_of_state_trains_state_alone():
+    """What other networks share with it has a folder of its own."""
+    code, models = Code(ROOT), f"{LIBRARY}/models"
+    for file in code.modules(models).values():
+        name = Path(file).stem
+        assert name.startswith("state") or not [path for path in code.closure(file) if f"{models}/state" in path], file
 
 
 def test_an_edit_of_qc_plans_what_follows_from_it(finished):

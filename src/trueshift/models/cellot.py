@@ -20,9 +20,9 @@ from trueshift import gpu
 from trueshift.contract import ContractError, Pairs, asked, make_prediction, read_json, write_json
 from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError, Model, check_genes, input_cells, refuse_unseen
 from trueshift.models.cellot_network import Autoencoder, ConvexNetworks, Transport
-from trueshift.models.set_losses import distances, squared_distances
-from trueshift.models.state_training import Cells
-from trueshift.models.training import Checkpoint, fingerprint, load_weights, reproducible, train_epochs
+from trueshift.networks.cells_on_device import CellsOnDevice
+from trueshift.networks.set_losses import distances, squared_distances
+from trueshift.networks.training import Checkpoint, fingerprint, load_weights, reproducible, train_epochs
 from trueshift.tracking import Run
 
 FILES = ("autoencoder.pt", "maps.pt")  # checkpoints
@@ -106,7 +106,7 @@ class CellOT(Model):
         draws = Draws(train, device)
         key = self._fingerprint(train) if run and run.resume else ""
         with reproducible(self.seed, device, self.threads):
-            cells = Cells(train.X, device)
+            cells = CellsOnDevice(train.X, device)
             autoencoder = Autoencoder(train.n_vars, self.latent, self.autoencoder_hidden).to(device)
             self._train_autoencoder(autoencoder, cells, learning, held_out, run, key)
             learnt = _encode(autoencoder, cells)[torch.from_numpy(learning).to(device)]
@@ -144,7 +144,7 @@ class CellOT(Model):
     def _train_autoencoder(
         self,
         network: Autoencoder,
-        cells: Cells,
+        cells: CellsOnDevice,
         rows: np.ndarray,
         val: np.ndarray,
         run: Run | None,
@@ -242,7 +242,7 @@ class CellOT(Model):
         values = np.empty((len(rows), query.n_vars), dtype=np.float32)
         network = self.autoencoder.to(device := gpu.device())
         with torch.no_grad(), reproducible(self.seed, device, self.threads):
-            latents = _encode(network, Cells(query.X, device))
+            latents = _encode(network, CellsOnDevice(query.X, device))
             for which in np.unique(wanted):
                 one = self.maps.take(which).to(device)
                 mine = np.flatnonzero(wanted[owner] == which)
@@ -374,7 +374,7 @@ class Validation:
         return torch.where(counted, values, 0.0).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1)
 
 
-def _moments(cells: Cells, rows: np.ndarray) -> tuple[Tensor, float]:
+def _moments(cells: CellsOnDevice, rows: np.ndarray) -> tuple[Tensor, float]:
     """Mean of every gene, shape (G,), and the mean of their variances, over ``rows``."""
     total, squares = (torch.zeros(cells.matrix.shape[1], dtype=torch.float64, device=cells.device) for _ in range(2))
     for start in range(0, len(rows), CHUNK):
@@ -384,7 +384,7 @@ def _moments(cells: Cells, rows: np.ndarray) -> tuple[Tensor, float]:
     return mean.float(), (squares / len(rows) - mean.square()).mean().item()
 
 
-def _encode(network: Autoencoder, cells: Cells) -> Tensor:
+def _encode(network: Autoencoder, cells: CellsOnDevice) -> Tensor:
     """Latents of all cells, (N, D)."""
     n = cells.matrix.shape[0]
     with torch.no_grad():

@@ -31,8 +31,8 @@ from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError, Model, check_
 from trueshift.models.chemcpa_data import Rows, Treatments, drugs_of
 from trueshift.models.chemcpa_network import Adversaries, Batch, ChemCPANetwork, adversary_loss, autoencoder_loss
 from trueshift.models.features import Features
-from trueshift.models.state_training import Cells
-from trueshift.models.training import (
+from trueshift.networks.cells_on_device import CellsOnDevice
+from trueshift.networks.training import (
     Checkpoint,
     fingerprint,
     load_weights,
@@ -179,7 +179,7 @@ class ChemCPA(Model):
                 hidden=self.adversary_hidden,
                 layers=self.adversary_layers,
             ).to(device)
-            cells = Cells(train.X, device)
+            cells = CellsOnDevice(train.X, device)
             digest = fingerprint(settings, train.X, *rows.arrays(), *treatments.arrays()) if run and run.resume else ""
             for phase in phases:
                 self._train(network, adversaries, cells, rows, treatments, phase, run, digest)
@@ -226,7 +226,7 @@ class ChemCPA(Model):
         self,
         network: ChemCPANetwork,
         adversaries: Adversaries,
-        cells: Cells,
+        cells: CellsOnDevice,
         rows: Rows,
         treatments: Treatments,
         phase: "Phase",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trueshift.models.state_network import RisingReLU
+from trueshift.networks.layers import RisingReLU
 
 LEAST_VARIANCE = 1e-6
 

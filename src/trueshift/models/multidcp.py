@@ -40,7 +40,7 @@ from trueshift.models.base import (
 )
 from trueshift.models.molecular_graph import MolecularGraph, batch, graph_of_smiles, join
 from trueshift.models.multidcp_network import MultiDCPNetwork
-from trueshift.models.training import (
+from trueshift.networks.training import (
     Checkpoint,
     fingerprint,
     load_weights,

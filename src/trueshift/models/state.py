@@ -38,10 +38,11 @@ from trueshift.models.base import (
     total_dose,
 )
 from trueshift.models.features import Features
-from trueshift.models.set_losses import energy_distance, rbf_mmd
 from trueshift.models.state_network import StateNetwork
-from trueshift.models.state_training import Cells, Phase, Sets, Trainer
-from trueshift.models.training import fingerprint, load_weights, reproducible
+from trueshift.models.state_training import Phase, Sets, Trainer
+from trueshift.networks.cells_on_device import CellsOnDevice
+from trueshift.networks.set_losses import energy_distance, rbf_mmd
+from trueshift.networks.training import fingerprint, load_weights, reproducible
 from trueshift.tracking import Run
 
 
@@ -165,7 +166,7 @@ class State(Model):
             self.network = self._make_network().to(device)
             Trainer(
                 network=self.network,
-                cells=Cells(train.X, device),
+                cells=CellsOnDevice(train.X, device),
                 encode=self._encoder(inputs, len(table), device),
                 loss=self._loss,
                 make_optimizer=self._make_optimizer,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trueshift.networks.layers import RisingReLU
+
 
 def mlp(inputs: int, hidden: int, outputs: int, layers: int, dropout: float) -> nn.Sequential:
     """``layers`` linear maps, with GELU and dropout between them."""
@@ -37,25 +39,6 @@ class Block(nn.Module):
         attended = functional.scaled_dot_product_attention(q, k, v)  # (B, heads, S, H / heads)
         x = x + self.dropout(self.out(attended.transpose(1, 2).reshape(B, S, H)))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
-
-
-class RisingReLU(torch.autograd.Function):
-    """ReLU whose gradient, where the output is 0, still passes if it asks for a larger value.
-
-    A gene that no input control expresses would otherwise stay at 0 for ever, though a perturbation induces it.
-    """
-
-    @staticmethod
-    def forward(context: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        """max(x, 0)."""
-        context.save_for_backward(x)
-        return x.clamp_min(0)
-
-    @staticmethod
-    def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        """The gradient, except where it would push a negative value further down."""
-        (x,) = context.saved_tensors  # type: ignore[attr-defined,unused-ignore]
-        return gradient * ((x > 0) | (gradient < 0))
 
 
 class StateNetwork(nn.Module):

@@ -4,7 +4,7 @@ Tong et al. 2024, "Deep representation learning of chemical-induced transcriptio
 discovery", Nature Communications 15, 5378, written from the description of the method. Differences to it: latents are
 drawn in training only; the autoencoders, the authors' trained on shRNA profiles first, start at random with outputs
 around the means of the training profiles; a gene whose output is 0 can rise again
-(:class:`trueshift.models.state_network.RisingReLU`), and where training values are negative the output is linear.
+(:class:`trueshift.networks.layers.RisingReLU`), and where training values are negative the output is linear.
 """
 
 import math
@@ -39,9 +39,9 @@ from trueshift.models.base import (
     total_dose,
 )
 from trueshift.models.features import Features
-from trueshift.models.state_network import RisingReLU
-from trueshift.models.state_training import Cells
-from trueshift.models.training import (
+from trueshift.networks.cells_on_device import CellsOnDevice
+from trueshift.networks.layers import RisingReLU
+from trueshift.networks.training import (
     Checkpoint,
     fingerprint,
     load_weights,
@@ -264,7 +264,7 @@ class TranSiGen(Model):
             "nonnegative": bool(np.min(values, initial=0) >= 0),
         }
         device = gpu.device()
-        expression = Cells(train.X, device)
+        expression = CellsOnDevice(train.X, device)
         molecules = torch.from_numpy(inputs / np.float32(self.facts["feature_scale"])).to(device)
 
         def drawn(rng: np.random.Generator) -> np.ndarray:

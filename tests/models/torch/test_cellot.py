@@ -15,7 +15,7 @@ from trueshift.models import cellot  # noqa: E402
 from trueshift.models.base import CannotLearnError, query_controls  # noqa: E402
 from trueshift.models.cellot import CellOT, Draws, Validation  # noqa: E402
 from trueshift.models.cellot_network import Autoencoder, ConvexNetworks, Transport  # noqa: E402
-from trueshift.models.state_training import Cells  # noqa: E402
+from trueshift.networks.cells_on_device import CellsOnDevice  # noqa: E402
 from trueshift.tracking import Run  # noqa: E402
 
 BRIEF = {
@@ -532,7 +532,7 @@ def test_a_checkpoint_of_other_labels_is_not_resumed(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size is at least 1"),
         ({"hidden": []}, "at least one layer"),
-        ({"start": "warm"}, "start is uniform or identity"),
+        ({"start": "warm"}, "start is one of uniform, identity"),
         ({"start": "identity", "hidden": [5]}, "needs a first layer of 6 units"),
     ],
 )
@@ -569,8 +569,8 @@ def test_cells_are_densified_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     train = screen()
     whole = CellOT(**BRIEF).fit(train)
     sizes: list[int] = []
-    rows = Cells.rows
-    monkeypatch.setattr(Cells, "rows", lambda self, index: (sizes.append(len(index)), rows(self, index))[1])
+    rows = CellsOnDevice.rows
+    monkeypatch.setattr(CellsOnDevice, "rows", lambda self, index: (sizes.append(len(index)), rows(self, index))[1])
     monkeypatch.setattr(cellot, "CHUNK", 7)
     parts = CellOT(**BRIEF).fit(train)
     assert max(sizes) == 8  # a batch

@@ -22,10 +22,11 @@ from trueshift.contract import ContractError, Pairs, asked, check_prediction, de
 from trueshift.models.base import CannotLearnError, build, query_controls  # noqa: E402
 from trueshift.models.mean_shift import MeanShift  # noqa: E402
 from trueshift.models.perturbation_mean import PerturbationMean  # noqa: E402
-from trueshift.models.set_losses import distances, energy_distance, median_bandwidth, rbf_mmd  # noqa: E402
 from trueshift.models.state import State  # noqa: E402
-from trueshift.models.state_network import RisingReLU, StateNetwork  # noqa: E402
+from trueshift.models.state_network import StateNetwork  # noqa: E402
 from trueshift.models.state_training import Order, Trainer  # noqa: E402
+from trueshift.networks.layers import RisingReLU  # noqa: E402
+from trueshift.networks.set_losses import distances, energy_distance, median_bandwidth, rbf_mmd  # noqa: E402
 from trueshift.tracking import Run  # noqa: E402
 
 SMALL = {"set_size": 16, "hidden": 32, "layers": 2, "heads": 4, "mlp_hidden": 32, "threads": 1}

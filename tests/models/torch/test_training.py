@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from trueshift.contract import ContractError  # noqa: E402
-from trueshift.models.training import Checkpoint, fingerprint, load_weights, shuffled_batches, train_epochs  # noqa: E402
+from trueshift.networks.training import Checkpoint, fingerprint, load_weights, shuffled_batches, train_epochs  # noqa: E402
 from trueshift.tracking import Run  # noqa: E402
 
 
