@@ -5,7 +5,7 @@ include: "rules/common.smk"
 # The first rule, so the default; default_target: would make it that of a workflow that imports this one, too.
 rule all:
     input:
-        PLAN.targets(),
+        PLAN.targets,
 
 
 include: "rules/stages.smk"

@@ -8,12 +8,16 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import signatures
 from signatures import taken, words_of
 
 CACHE = Path(".snakemake/trueshift_parsed.json")  # in the folder that Snakemake runs in and keeps its own notes in
+# What is kept between runs is of no use to another version of what reads it.
+PARSER = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, signatures.__file__))).hexdigest()
 REGISTRY = "src/trueshift/evaluation/registry.py"  # imports whatever there is of metrics
 SPLIT_SETTINGS = "src/trueshift/data/split_settings.py"  # the keys of every type of split
 READERS, SPLITS, METRICS = (f"src/trueshift/{name}" for name in ("data/sources", "data/splits", "evaluation/metrics"))
@@ -41,8 +45,10 @@ class Code:
         self._known: dict[str, Parsed] = {}
         self._hashes: dict[tuple[str, ...], str] = {}
         self._kept: dict[str, Parsed] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # none yet, or of another version
-            self._kept = {file: Parsed(*entry) for file, entry in json.loads(self._cache.read_text()).items()}
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError, AttributeError):  # none yet, or another's
+            kept = json.loads(self._cache.read_text())
+            if kept["parser"] == PARSER:
+                self._kept = {file: Parsed(*entry) for file, entry in kept["files"].items()}
 
     def hash(self, *files: str) -> str:
         """A hash of some files and of all that they import of the library, directly or through others."""
@@ -79,11 +85,21 @@ class Code:
         A class without constructor takes what the first of its bases takes, here or in what the file imports.
         """
         found = self._read(file).takes.get(name)
-        if found is None or "bases" not in found:
+        if found is None or "properties" in found:
             return found
-        places = [file, *(place for place in self._read(file).imports if self._exists(place))]
-        inherited = (self.takes(place, base) for base in found["bases"] for place in places)
+        inherited = (self.takes(*base) for base in self._bases(file, name))
         return next((entry for entry in inherited if entry), {"properties": {}, "required": []})
+
+    def derives(self, file: str, name: str, ancestor: str) -> bool:
+        """Whether a class of a file derives from one called ``ancestor``, directly or through others."""
+        bases = self._read(file).takes.get(name, {}).get("bases", [])
+        return ancestor in bases or any(self.derives(*base, ancestor) for base in self._bases(file, name))
+
+    def _bases(self, file: str, name: str) -> Iterator[tuple[str, str]]:
+        """The bases of a class that are here or in what the file imports of the library: file and name."""
+        places = [file, *(place for place in self._read(file).imports if self._exists(place))]
+        for base in self._read(file).takes.get(name, {}).get("bases", []):
+            yield from ((place, base) for place in places if base in self._read(place).takes)
 
     def words(self, file: str) -> dict[str, str]:
         """What the docstring of a file says of settings, by their names."""
@@ -104,7 +120,7 @@ class Code:
         temporary = self._cache.with_name(f".{CACHE.name}.{os.getpid()}")
         with contextlib.suppress(OSError):  # a folder that cannot be written costs a third of a second, no more
             self._cache.parent.mkdir(exist_ok=True)
-            temporary.write_text(json.dumps({**self._kept, **self._known}))
+            temporary.write_text(json.dumps({"parser": PARSER, "files": {**self._kept, **self._known}}))
             temporary.replace(self._cache)
 
     def _exists(self, file: str) -> bool:

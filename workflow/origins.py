@@ -1,7 +1,7 @@
 """Where a key of the merged configuration was written: the file and the line."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ class Origins:
     """The files that make up a configuration and the settings that were given without a file, which win over them.
 
     Of the files a later one wins; one that is named twice counts where it is named last.
-    Files are read when the first place is asked for, which is when there is a fault to name.
     """
 
     def __init__(self, files: Sequence[str | Path], given: Mapping[str, Any], host: str = COMMAND_LINE) -> None:
@@ -38,8 +37,17 @@ class Origins:
         places = [f"{_short(file)}:{line}" for file, line in lines if line]
         value: Any = self.given
         for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, Mapping):
+                value = value.get(key)
+            else:
+                value = value[key] if isinstance(value, list) and isinstance(key, int) and key < len(value) else None
         return places + ([self.host] if value is not None else [])
+
+    def repeated(self) -> list[tuple[str, tuple[Key, ...]]]:
+        """Keys that stand twice in one mapping of a file, which YAML readers drop without a word: place, and key."""
+        return [
+            (f"{_short(file)}:{line}", path) for file, tree in self._trees.items() for line, path in _repeated(tree, ())
+        ]
 
     @cached_property
     def _trees(self) -> dict[Path, yaml.Node | None]:
@@ -65,6 +73,16 @@ def _line(node: yaml.Node | None, path: Sequence[Key]) -> int | None:
                 if line := _line(part, path):
                     return line
     return None
+
+
+def _repeated(node: yaml.Node | None, above: tuple[Key, ...]) -> Iterator[tuple[int, tuple[Key, ...]]]:
+    seen: set[str] = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        path = (*above, str(key.value))
+        if key.value in seen and key.tag != MERGE:
+            yield key.start_mark.line + 1, path
+        seen.add(key.value)
+        yield from _repeated(value, path)
 
 
 def _short(file: Path) -> str:

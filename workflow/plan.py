@@ -180,8 +180,12 @@ class Plan:
     def _split_paths(self) -> list[str]:
         return list(dict.fromkeys("/".join(chain[:2]) for chain in self.chains))
 
-    def targets(self) -> list[str]:
-        """What a run is for: the tables and figures that ``rule all`` asks for."""
+    def targets(self, wildcards: Wildcards) -> list[str]:
+        """What a run is for: the tables and figures that ``rule all`` asks for. Refuses a run without any model."""
+        if not self.chains:
+            raise WorkflowError(
+                "no model is left to run; see above why each is left out, and choose others by run.models"
+            )
         tables = ["topk_r2", "leaderboard", "calibration", "conditions", "leaks", "features", "exclusions", "cost"]
         figures = ["topk_r2", "leaderboard", "agreement", "conditions", "cost"]
         wanted = [self.table(f"{name}.csv") for name in tables] + [self.figure(f"{name}.png") for name in figures]
@@ -205,7 +209,7 @@ class Plan:
     def dataset(self, name: str) -> dict[str, Any]:
         """The entry of a dataset."""
         if name not in self.config["datasets"]:
-            raise unknown("dataset", name, list(self.config["datasets"]), "config/datasets.yaml")
+            raise unknown("dataset", name, list(self.config["datasets"]), "datasets")
         entry: dict[str, Any] = self.config["datasets"][name]
         return entry
 
@@ -234,7 +238,7 @@ class Plan:
     def model(self, name: str) -> dict[str, Any]:
         """The entry of a model."""
         if name not in self.config["models"]:
-            raise unknown("model", name, list(self.config["models"]), "config/models.yaml")
+            raise unknown("model", name, list(self.config["models"]), "models")
         entry: dict[str, Any] = self.config["models"][name]
         return entry
 
@@ -290,7 +294,7 @@ class Plan:
     def located(self, file: Any) -> Path:
         """Where a file of a dataset's entry is, be it given as a path or as a mapping with one."""
         path = file["path"] if isinstance(file, dict) and "path" in file else str(file)
-        return Path(path.replace("{data}", self.config["data_folder"]))
+        return Path(path.replace("{data}", self.config["data_folder"])).expanduser()
 
     def files(self, dataset: str) -> list[Any]:
         """Every file that the import of a dataset reads, as its entry has it: a path, or a mapping with one."""

@@ -50,7 +50,10 @@ def config_schema(code: Code) -> Schema:
             entry["properties"] = {k: {**value, "default": defaults[k]} for k, value in entry["properties"].items()}
         if "for each of" in part:
             entry["allOf"] = [
-                {"if": {"properties": {key: {"const": name}}}, "then": {**branch, "additionalProperties": False}}
+                {
+                    "if": {"required": [key], "properties": {key: {"const": name}}},
+                    "then": {**branch, "additionalProperties": False},
+                }
                 for key, name, branch in branches[part["for each of"]]
             ]
         return entry
@@ -131,5 +134,8 @@ def keys(schema: Schema, definitions: Schema, path: tuple[str, ...] = ()) -> Ite
         yield from keys(entry, definitions, (*path, key))
     for branch in schema.get("allOf", []):
         yield from keys(branch.get("then", {}), definitions, path)
+    for form in schema.get("anyOf", []):
+        if "properties" in form:
+            yield from keys(form, definitions, (*path[:-1], "*"))
     if isinstance(inner := schema.get("additionalProperties"), Mapping):
         yield from keys(dict(inner), definitions, (*path, "*"))

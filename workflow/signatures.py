@@ -19,8 +19,8 @@ WORDS = re.compile(r"^- (``\w+``(?:(?:, | and )``\w+``)*): (.*)", re.S)
 def taken(tree: ast.Module, constants: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What the functions and classes of a module take, by their names and those that they are given besides.
 
-    ``properties`` and ``required`` are those of JSON Schema, an object of parameters by name. Instead of them a class
-    without constructor has ``bases``, the names of its own.
+    ``properties`` and ``required`` are those of JSON Schema, an object of parameters by name; a class without
+    constructor has none. ``bases`` are the names of a class's own.
     """
     found: dict[str, dict[str, Any]] = {}
     for node in tree.body:
@@ -29,7 +29,8 @@ def taken(tree: ast.Module, constants: dict[str, Any]) -> dict[str, dict[str, An
         elif isinstance(node, ast.ClassDef):
             makers = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
             bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-            found[node.name] = _of_call(makers[0], words_of(node), constants) if makers else {"bases": bases}
+            made = _of_call(makers[0], words_of(node), constants) if makers else {}
+            found[node.name] = {**made, "bases": bases}
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in found:
             found |= {name.id: found[node.value.id] for name in node.targets if isinstance(name, ast.Name)}
     return found

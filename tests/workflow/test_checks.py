@@ -87,6 +87,7 @@ def test_a_misspelt_parameter_of_every_model_source_split_and_metric_is_refused_
         ({"run": {"predictions": ["theirs"]}}, "my.yaml:3: run.predictions", "unknown prediction 'theirs'"),
         ({"run": {"datasets": ["../mini"]}}, "my.yaml:3: run.datasets.0", "becomes part of a path"),
         ({"datasets": {"a b": SCREEN}}, "my.yaml:2: datasets.a b", "becomes part of a path"),
+        ({"datasets": {"x" * 101: SCREEN}}, "my.yaml:2: datasets.xxx", "becomes part of a path"),
         ({"datasets": {"tables": SCREEN}}, "my.yaml:2: datasets.tables", "choose another name"),
         ({"evaluation": {"k": [21]}}, "my.yaml:3: evaluation.k.0", "unknown value '21'"),
         ({"resources": {"trian": {"mem_mb": 200}}}, "my.yaml:2: resources", "'trian'; did you mean 'train'?"),
@@ -136,10 +137,88 @@ def test_a_key_in_the_wrong_section_is_told_the_right_one(faults, part, place, w
         ({"evaluation": {"interpolated_duplicate": "yes please"}}, "interpolated_duplicate", "true or false"),
         ({"run": "state"}, "run", "a mapping"),
         ("models: {state: {params: {learning_rate: 1e-3}}}", "params.learning_rate", "write 0.001"),
+        ("models: {state: {params: {learning_rate: 5e-5}}}", "params.learning_rate", "write 5.0e-05"),
+        ({"models": {"state": {"params": {"set_size": 64.0}}}}, "params.set_size", "write 64"),
+        ({"models": {"state": {"params": {"seed": 3}}}}, "models.state.params", "run.seeds"),
+        ({"run": {"seeds": ["0"]}}, "run.seeds.0", "write 0"),
+        ({"evaluation": {"k": [20.0]}}, "evaluation.k.0", "write 20"),
+        ({"datasets": {"simulated": {"normalize": {"target_sum": "1e4"}}}}, "normalize.target_sum", "write 10000.0"),
+        ({"datasets": {"simulated": {"partition": {"scale": True}}}}, "partition.scale", "null or a mapping"),
+        ({"datasets": {1: SCREEN}}, "datasets.1", "quote it"),
+        ({"datasets": {True: SCREEN}}, "datasets.True", "quote it"),
+        ({"tracking": {"wandb": None}}, "tracking.wandb", "unknown value null (known"),
+        ({"datasets": {"mine": {**SCREEN, "source": {"path": "x"}}}}, "datasets.mine.source", "'format' is a required"),
+        ({"datasets": {"mine": {**SCREEN, "splits": {"x": {"k": 3}}}}}, "splits.x", "'type' is a required"),
+        ({"datasets": {"mine": SCREEN | {"qc": {"max_mito": 20}}}}, "qc.max_mito", "0.2 for 20%"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(faults, part, key, words):
-    assert any(f"{key}: " in line and words in line for line in faults(part))
+    found = faults(part)
+    assert any(f"{key}: " in line and words in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "words"),
+    [
+        ({"columns": {**COLUMNS, "perturbation": "guide"}}, "columns.perturbation", "control"),
+        ({"columns": {"perturbation": COLUMNS["perturbation"]}}, "datasets.mine.columns", "context"),
+        ({"columns": {**COLUMNS, "batch": {"from": "x", "extract": "(K56"}}}, "columns.batch.extract", "(K56"),
+        ({"columns": {**COLUMNS, "batch": {"from": "x", "extract": "K56"}}}, "columns.batch.extract", "no group"),
+        ({"columns": {**COLUMNS, "batch": {"from": "x", "value": "y"}}}, "columns.batch", "give one"),
+        ({"features": {"f": "morgn"}}, "features.f", "did you mean 'morgan'?"),
+        ({"source": {"format": "h5ad", "path": "{dat}/x.h5ad"}}, "source.path", "{data} is the data folder"),
+        ({"splits": {"x": {"type": "unseen_scaffold", "k": 3}}}, "splits.x", "needs structures"),
+    ],
+)
+def test_what_the_entry_of_a_dataset_says_wrong_whatever_its_data_are(faults, entry, key, words):
+    found = faults({"datasets": {"mine": {**SCREEN, **entry}}})
+    assert len(found) == 1 and f"{key}: " in found[0] and words in found[0], found
+
+
+@pytest.mark.parametrize("cls", ["base.Model", "base.CannotLearnError", "state_network.StateNetwork"])
+def test_a_class_that_is_no_model_is_refused(faults, cls):
+    (line,) = faults({"models": {"state": {"class": f"trueshift.models.{cls}"}}})
+    assert f"no model 'trueshift.models.{cls}'" in line
+    assert "trueshift.models.scgen.ScGen" in line and "CannotLearn" not in line.split("there are")[1]
+
+
+def test_a_prediction_for_what_there_is_not_is_refused(faults):
+    (line,) = faults({"predictions": {"theirs": {"path": "x.h5ad", "dataset": "simulatd", "split": "x"}}})
+    assert line.startswith("my.yaml:4: predictions.theirs.dataset") and "did you mean 'simulated'?" in line
+
+
+def test_a_key_that_stands_twice_is_named(faults):
+    (line,) = faults("run:\n  seeds: [1]\n  models: [state]\n  seeds: [2]\n")
+    assert line.startswith("my.yaml:4: run.seeds") or "second time in my.yaml:4" in line
+
+
+def test_values_that_are_right_are_taken(tmp_path):
+    """Whole numbers where any number will do, null where that is the default, and what YAML writes in other ways."""
+    config = default_configuration()
+    update_config(
+        config,
+        yaml.safe_load(
+            """
+            run: {models: [state/mine, state/default]}
+            datasets:
+              simulated:
+                qc: {min_genes: 0, max_mito: null}
+                normalize: {target_sum: median}
+                partition: {scale: {max_value: 10}, regress_out: []}
+                source: {doses: [1], effect: 1}
+            models:
+              state:
+                params: {features: null, learning_rate: 1, weight_decay: .5, sigma: median}
+                variants: {mine: {base: default, hidden: 1_000, sigma: 2}}
+            """
+        ),
+    )
+    config["datasets"]["mine"] = {
+        **SCREEN,
+        "source": {"format": "h5ad", "path": "{data}/x.h5ad", "url": "https://example.org/x", "sha256": "A" * 64},
+        "splits": {"x": {"type": "unseen_dose", "folds": {"a": [10, 3.3]}, "cluster": "modality"}},
+    }
+    check_config(config, CODE, Origins(DEFAULTS, {}))
 
 
 def test_what_two_files_say_together_is_named_with_both(faults):

@@ -84,7 +84,7 @@ def located(entry: str | Mapping[str, Any], data_folder: str | Path) -> Path:
     check_keys(facts, FILE_KEYS, "source file")
     if not facts.get("path"):
         raise ContractError("source: no path; say where the file is, or is to be put ({data} is the data folder)")
-    return Path(facts["path"].replace("{data}", str(data_folder)))
+    return Path(facts["path"].replace("{data}", str(data_folder))).expanduser()
 
 
 def facts_of(entry: str | Mapping[str, Any]) -> dict[str, Any]:

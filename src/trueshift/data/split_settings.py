@@ -8,6 +8,7 @@ other change. It has
 * ``SETTINGS``: its settings beside :data:`COMMON`, with their defaults.
 * ``KEYS``: the JSON Schema of those that :data:`KEYS` does not have, or has otherwise. What a setting means is said in
   the module's text, as it is below.
+* ``NEEDS``, if it cannot do without: ``("structures",)``.
 * ``tested(cells, chosen, fold)``: the mask, shape (N,), of the cells that a fold tests; the other perturbed cells
   train, and a share of them validates. Or ``listed(cells, chosen, fold)``: the role of every cell as files say, shape
   (N,), empty text for controls that they leave open; ``FILES`` is then the setting that names the files.
@@ -20,7 +21,7 @@ Settings that several types have:
 - ``files``: The file of folds of each context; {data} is the data folder.
 - ``validation``: Share of the perturbed training cells that validates; 0 declares it empty.
 - ``seed``: Seed of folds, halves and validation.
-- ``asks``: What the split asks of models.
+- ``asks``: What the split asks of models; seen by default.
 - ``cluster``: The unit held out, for intervals.
 """
 

@@ -12,6 +12,7 @@ from trueshift.data.roles import Cells, among
 
 ASKS = "new_perturbation"
 SETTINGS = {"k": 5, "folds": None}
+NEEDS = ("structures",)
 
 
 def tested(cells: Cells, chosen: dict[str, Any], fold: str) -> np.ndarray:
