@@ -11,8 +11,9 @@ import pandas as pd
 
 from trueshift import values
 from trueshift.contract import CANONICAL_OBS, ContractError, check_intact, dense, metadata
+from trueshift.data.matrices import as_csr
 from trueshift.data.options import options
-from trueshift.data.preprocess import as_csr, covariates, regress_and_scale
+from trueshift.data.regression import covariates, regress_and_scale
 from trueshift.data.roles import among, conditions_asked, fitting_cells, roles_of
 from trueshift.data.split_checks import check_split
 from trueshift.data.split_settings import held_out_unit
