@@ -16,7 +16,7 @@ from trueshift.data.genes import select_genes
 from trueshift.data.loading import load
 from trueshift.data.normalize import normalize
 from trueshift.data.partition import partition
-from trueshift.data.preprocess import found_in, quality_control
+from trueshift.data.qc import found_in, quality_control
 from trueshift.data.splitting import make_split
 
 N, G = 40, 7

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trueshift.contract import atomic
-from trueshift.data.preprocess import Found
+from trueshift.data.qc import Found
 
 KEPT, GONE, CONTROLS = "#2b6ca3", "#c8553d", "#9a9a9a"
 MOST_CONTEXTS = 25

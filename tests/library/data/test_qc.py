@@ -11,7 +11,7 @@ from small_screen import make_screen
 
 from trueshift.contract import ContractError, dense
 from trueshift.data.canonical.features import noted
-from trueshift.data.preprocess import found_in, quality_control
+from trueshift.data.qc import found_in, quality_control
 from trueshift.data.qc_figure import qc_figure
 
 OPEN_QC = {"min_genes": 1, "min_cells": 1}
