@@ -13,8 +13,8 @@ import numpy as np
 from scipy import sparse
 
 from trueshift import values
-from trueshift.contract import ContractError, dense, metadata
-from trueshift.data.matrices import as_csr
+from trueshift.contract import ContractError, kind_of, metadata
+from trueshift.data.matrices import as_csr, as_stored
 from trueshift.data.options import in_range, options
 
 NORMALIZE_DEFAULTS: dict[str, Any] = {"target_sum": 10_000, "size_factor": False}
@@ -31,13 +31,11 @@ def normalize(adata: ad.AnnData, settings: Mapping[str, Any] | None) -> ad.AnnDa
     Raises :class:`ContractError` for cells whose total is not positive.
     """
     chosen = options(settings, NORMALIZE_DEFAULTS, "normalize")
-    kind = metadata(adata)["kind"]
-    if kind != "counts":
-        if values.are_apart(adata):
-            result = adata.copy()
-        else:
-            result = _with_matrix(adata, dense(adata.X) if kind in values.DENSE else as_csr(adata.X))
-        metadata(result)["normalization"] = f"passed through: kind {kind} is already normalised"
+    kind = kind_of(adata)
+    if not kind.raw_counts:
+        result = adata.copy() if values.are_apart(adata) else _with_matrix(adata, as_stored(adata.X, kind))
+        name = metadata(adata)["kind"]
+        metadata(result)["normalization"] = f"passed through: kind {name} is already normalised"
         return result
     matrix = as_csr(adata.X)
     totals, source = _totals(adata, matrix, chosen["size_factor"])

@@ -9,9 +9,10 @@ import pandas as pd
 from scipy import sparse
 
 from trueshift import values
-from trueshift.contract import CONDITION, ContractError, condition_codes, metadata
+from trueshift.contract import CONDITION, ContractError, condition_codes, kind_of, metadata
 from trueshift.data.canonical.features import counted
 from trueshift.data.options import in_range, options
+from trueshift.kinds import KINDS
 
 QC_DEFAULTS: dict[str, Any] = {
     "min_genes": 200,
@@ -21,8 +22,6 @@ QC_DEFAULTS: dict[str, Any] = {
     "confirm_loss": False,
     "max_loss": 0.3,
 }
-# A value of 0 means "not found" in counts; of an array it is one intensity among others.
-QC_DEFAULTS_OF_PROFILES = {**QC_DEFAULTS, "min_genes": 0, "min_cells": 0}
 
 
 class Found(NamedTuple):
@@ -64,8 +63,7 @@ def found_in(adata: ad.AnnData, mito_prefix: str, rows: np.ndarray | None = None
 
 def qc_settings(adata: ad.AnnData, settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """The settings of quality control, with the defaults of the kind of data for those not given."""
-    cells = metadata(adata)["kind"] in ("counts", "lognorm")
-    return options(settings, QC_DEFAULTS if cells else QC_DEFAULTS_OF_PROFILES, "qc")
+    return options(settings, {**QC_DEFAULTS, **kind_of(adata).qc_defaults}, "qc")
 
 
 def quality_control(
@@ -150,7 +148,7 @@ def _high_mito(stats: pd.DataFrame, kind: str, chosen: dict[str, Any], notes: li
     limit = chosen["max_mito"]
     if limit is None:
         return np.zeros(len(stats), dtype=bool)
-    if kind != "counts":
+    if not KINDS[kind].raw_counts:
         notes.append(f"max_mito skipped: a share of counts cannot be computed from kind {kind}")
         return np.zeros(len(stats), dtype=bool)
     if in_range(limit, 0, 100, "qc: max_mito") > 1:
