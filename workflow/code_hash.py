@@ -19,6 +19,7 @@ CACHE = Path(".snakemake/trueshift_parsed.json")  # in the folder that Snakemake
 # What is kept between runs is of no use to another version of what reads it.
 PARSER = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, signatures.__file__))).hexdigest()
 REGISTRY = "src/trueshift/evaluation/registry.py"  # imports whatever there is of metrics
+KINDS = "src/trueshift/kinds.py"  # a row for each kind of data
 SPLIT_SETTINGS = "src/trueshift/data/split_settings.py"  # the keys of every type of split
 READERS, SPLITS, METRICS = (f"src/trueshift/{name}" for name in ("data/sources", "data/splits", "evaluation/metrics"))
 
@@ -76,7 +77,10 @@ class Code:
         return {file.stem: f"{folder}/{file.name}" for file in files if file.stem != "__init__"}
 
     def constants(self, file: str) -> dict[str, Any]:
-        """The constants of a file: names in capitals that are given a literal; tuples are lists."""
+        """The constants of a file: names in capitals that are given a literal; tuples are lists.
+
+        Of a table, a mapping of names to calls, the names.
+        """
         return self._read(file).constants
 
     def takes(self, file: str, name: str) -> dict[str, Any] | None:
@@ -163,8 +167,14 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if isinstance(target, ast.Name) and target.id.isupper():
             with contextlib.suppress(ValueError, TypeError):  # not a literal, or not one of JSON
-                found[target.id] = json.loads(json.dumps(ast.literal_eval(node.value)))
+                found[target.id] = json.loads(json.dumps(_literal(node.value)))
     return found
+
+
+def _literal(value: ast.expr) -> Any:
+    if isinstance(value, ast.Dict) and value.values and all(isinstance(row, ast.Call) for row in value.values):
+        return [ast.literal_eval(name) for name in value.keys if name]
+    return ast.literal_eval(value)
 
 
 def _metrics(tree: ast.Module) -> list[str]:

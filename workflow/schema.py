@@ -2,7 +2,7 @@
 
 What the YAML file leaves to the code it says by three keys of its own:
 
-* ``names of``: an enumeration of the formats, types of splits or metrics that there are;
+* ``names of``: an enumeration of the kinds of data, formats, types of splits or metrics that there are;
 * ``defaults of``: a file and its constant, a mapping of names to defaults;
 * ``for each of``: the keys of every format (what its reader takes) or of every type of split (its settings).
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from code_hash import READERS, SPLIT_SETTINGS, SPLITS, Code
+from code_hash import KINDS, READERS, SPLIT_SETTINGS, SPLITS, Code
 
 FILE = "config/schemas/config.schema.yaml"
 GIVEN = ("log", "values", "scratch")  # what a reader gets beside the settings of a source
@@ -26,6 +26,7 @@ def config_schema(code: Code) -> Schema:
     text = (code.root / FILE).read_text()
     written: Schema = yaml.load(text, yaml.CSafeLoader)  # safe_load in a tenth of the time
     names = {
+        "kinds": code.constants(KINDS)["KINDS"],
         "formats": list(code.modules(READERS)),
         "types of splits": list(code.modules(SPLITS)),
         "metrics": list(code.metrics()),

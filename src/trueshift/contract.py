@@ -23,10 +23,10 @@ from trueshift.files import atomic_folder as atomic_folder
 from trueshift.files import check_intact as check_intact
 from trueshift.files import discard as discard
 from trueshift.files import disk_is_full as disk_is_full
+from trueshift.kinds import KINDS, Kind
 
 SCHEMA_VERSION = 1
 CONTROL = "control"
-KINDS = ("counts", "lognorm", "profile", "signature")
 ROLES = ("train", "val", "test", "control_input", "control_reference")
 CANONICAL_OBS = ("perturbation", "modality", "context", "batch", "dose", "is_control")
 CONDITION = ["context", "perturbation", "dose"]
@@ -126,6 +126,14 @@ def metadata(adata: ad.AnnData) -> dict[str, Any]:
     return adata.uns["trueshift"]
 
 
+def kind_of(adata: ad.AnnData) -> Kind:
+    """The row of :data:`trueshift.kinds.KINDS` that data are of; a name without a row is a :class:`ContractError`."""
+    name = metadata(adata)["kind"]
+    if name not in KINDS:
+        raise ContractError(f"the file is of kind {name}, which must be one of {', '.join(KINDS)}; import it again")
+    return KINDS[name]
+
+
 def dense(matrix: Any) -> np.ndarray:
     """A float32 array of what AnnData holds in X, be it sparse or dense."""
     return np.asarray(matrix.toarray() if sparse.issparse(matrix) else matrix, dtype=np.float32)
@@ -157,7 +165,7 @@ def check_canonical(adata: ad.AnnData, file: str | Path) -> None:
         if not values.all_finite(stored):
             gene = _first_gene(adata, ~np.isfinite(dense(adata.X)))
             raise ContractError(f"{file}: X holds NaN or infinite values, first in gene {gene}; clean the source")
-        if metadata(adata)["kind"] == "counts" and stored.size and stored.min() < 0:
+        if kind_of(adata).raw_counts and stored.size and stored.min() < 0:
             gene = _first_gene(adata, dense(adata.X) < 0)
             raise ContractError(f"{file}: counts are negative, first in gene {gene}; is the source scaled?")
     if not adata.obs["is_control"].any():

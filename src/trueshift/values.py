@@ -28,8 +28,8 @@ from isal import isal_zlib
 from scipy import sparse
 
 from trueshift.files import ContractError, values_of
+from trueshift.kinds import is_dense
 
-DENSE = ("profile", "signature")  # kinds whose X is dense from import on
 LARGE = 1 << 29  # bytes
 BLOCK = 1 << 24  # bytes looked at together
 APART, ROWS, COLUMNS = "values", "row_of_values", "column_of_values"
@@ -174,7 +174,7 @@ def is_large(rows: int, columns: int) -> bool:
 def wants_file(adata: ad.AnnData) -> bool:
     """Whether values in X are dense and so large that they are to be written apart."""
     kind = dict(adata.uns.get("trueshift", {})).get("kind")
-    return kind in DENSE and isinstance(adata.X, np.ndarray) and not adata.layers and is_large(*adata.shape)
+    return is_dense(kind) and isinstance(adata.X, np.ndarray) and not adata.layers and is_large(*adata.shape)
 
 
 @contextmanager

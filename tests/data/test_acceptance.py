@@ -17,7 +17,7 @@ import pytest
 
 from trueshift.contract import condition_codes
 from trueshift.data.loading import load
-from trueshift.data.preprocess import normalize
+from trueshift.data.normalize import normalize
 from trueshift.evaluation.duplicates import ceiling
 from trueshift.evaluation.halves import halve
 from trueshift.evaluation.metrics.errors import rmse

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from trueshift.contract import ContractError, dense
+from trueshift.data.genes import select_genes
+from trueshift.data.normalize import normalize
 from trueshift.data.pairing import make_pairs
 from trueshift.data.partition import partition
-from trueshift.data.preprocess import normalize, quality_control, select_genes
+from trueshift.data.qc import quality_control
 from trueshift.data.splitting import make_split
 
 FOLDER = os.environ.get("TRUESHIFT_DATA")

@@ -12,9 +12,11 @@ import pytest
 from trueshift import values
 from trueshift.contract import ContractError, discard, open_h5ad, read_h5ad, write_h5ad
 from trueshift.data.audit import audit
+from trueshift.data.genes import select_genes
 from trueshift.data.loading import load
+from trueshift.data.normalize import normalize
 from trueshift.data.partition import partition
-from trueshift.data.preprocess import found_in, normalize, quality_control, select_genes
+from trueshift.data.qc import found_in, quality_control
 from trueshift.data.splitting import make_split
 
 N, G = 40, 7

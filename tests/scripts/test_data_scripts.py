@@ -15,7 +15,7 @@ from scipy import sparse
 
 import trueshift.data.partition
 from trueshift.contract import read_h5ad, read_pairs, read_table
-from trueshift.data.preprocess import normalize
+from trueshift.data.normalize import normalize
 from trueshift.data.splitting import make_split
 
 SPLIT = {"type": "zero_shot_context", "folds": {"second": "c1"}, "validation": 0.2}

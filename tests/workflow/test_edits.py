@@ -102,10 +102,25 @@ def test_an_edit_of_state_trains_state_alone():
 
 
 def test_an_edit_of_qc_plans_what_follows_from_it(finished):
-    file = f"{LIBRARY}/data/preprocess.py"
-    with finished.edited(file, "def quality_control(", "UNUSED = 1\n\n\ndef quality_control("):
+    with finished.edited(f"{LIBRARY}/data/qc.py", "def quality_control(", "UNUSED = 1\n\n\ndef quality_control("):
         jobs = finished.due()
     assert jobs["qc"] == jobs["normalize"] == 1
+    assert jobs["train"] == len(list(finished.folder.glob("results/mini/*/*/*/*/*/model")))
+
+
+def test_an_edit_of_normalisation_plans_what_follows_from_it(finished):
+    with finished.edited(f"{LIBRARY}/data/normalize.py", "def normalize(", "UNUSED = 1\n\n\ndef normalize("):
+        jobs, of_qc = finished.due(), finished.due("results/mini/qc.json")
+    assert of_qc == {}, "qc is planned only to make qc.h5ad again, which is temporary"
+    assert jobs["normalize"] == 1
+    assert jobs["train"] == len(list(finished.folder.glob("results/mini/*/*/*/*/*/model")))
+
+
+def test_an_edit_of_gene_selection_plans_what_follows_from_it(finished):
+    with finished.edited(f"{LIBRARY}/data/genes.py", "def select_genes(", "UNUSED = 1\n\n\ndef select_genes("):
+        jobs = finished.due()
+    assert not {"import_data", "qc", "normalize", "split"} & set(jobs)
+    assert jobs["select_genes"] == jobs["partition"] == len(list(finished.folder.glob("results/mini/*/*/genes.csv")))
     assert jobs["train"] == len(list(finished.folder.glob("results/mini/*/*/*/*/*/model")))
 
 

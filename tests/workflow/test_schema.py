@@ -11,6 +11,7 @@ from code_hash import Code
 from schema import config_schema
 from trueshift.evaluation.metric import K
 from trueshift.evaluation.registry import METRICS
+from trueshift.kinds import KINDS
 
 SCHEMA = config_schema(Code(ROOT))
 EVALUATION = SCHEMA["properties"]["evaluation"]["properties"]
@@ -22,6 +23,12 @@ def test_the_schema_has_the_metrics_of_the_registry():
 
 def test_the_schema_has_the_k_of_the_registry():
     assert [str(k) for k in EVALUATION["k"]["items"]["enum"]] == list(K)
+
+
+def test_the_schema_has_the_kinds_of_the_table():
+    definitions = SCHEMA["$defs"]
+    assert definitions["dataset"]["properties"]["kind"]["enum"] == list(KINDS)
+    assert definitions["model"]["properties"]["kinds"]["items"]["enum"] == list(KINDS)
 
 
 def test_the_schema_has_the_rules_of_the_workflow():

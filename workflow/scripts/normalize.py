@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import metadata, open_h5ad, write_h5ad
-from trueshift.data.preprocess import normalize
+from trueshift.data.normalize import normalize
 
 
 def main() -> None:

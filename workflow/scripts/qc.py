@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import open_h5ad, write_h5ad, write_json
-from trueshift.data.preprocess import found_in, qc_settings, quality_control
+from trueshift.data.qc import found_in, qc_settings, quality_control
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trueshift.command import run
 from trueshift.contract import open_h5ad, write_table
-from trueshift.data.preprocess import select_genes
+from trueshift.data.genes import select_genes
 from trueshift.data.roles import read_split
 
 

@@ -33,7 +33,7 @@ from trueshift.data import sources
 from trueshift.data.canonical.canonicalise import canonicalise
 from trueshift.data.local_files import FILE_KEYS, LocalFile, Log, ensure
 from trueshift.data.options import check_keys, choices
-from trueshift.values import DENSE
+from trueshift.kinds import is_dense
 
 FORMATS = tuple(module.name for module in pkgutil.iter_modules(sources.__path__))
 GIVEN = ("log", "values", "scratch")  # what a reader gets beside its settings
@@ -64,7 +64,7 @@ def load(
     reader = importlib.import_module(f"trueshift.data.sources.{kind}")
     files, rest = _files(reader, source, f"dataset {name}, source", data_folder)
     takes = inspect.signature(reader.read).parameters
-    given = {"log": log, "values": values if settings.get("kind") in DENSE else None, "scratch": values}
+    given = {"log": log, "values": values if is_dense(settings.get("kind")) else None, "scratch": values}
     raw = reader.read(**{key: _paths(file) for key, file in files.items()}, **rest, **_taken(given, takes))
     used = [file for entry in files.values() for file in (entry.values() if isinstance(entry, dict) else [entry])]
     provenance = {

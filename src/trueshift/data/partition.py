@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from trueshift import values
-from trueshift.contract import CANONICAL_OBS, ContractError, check_intact, dense, metadata
+from trueshift.contract import CANONICAL_OBS, ContractError, check_intact, kind_of, metadata
+from trueshift.data.matrices import as_csr, as_stored
 from trueshift.data.options import options
-from trueshift.data.preprocess import as_csr, covariates, regress_and_scale
+from trueshift.data.regression import covariates, regress_and_scale
 from trueshift.data.roles import among, conditions_asked, fitting_cells, roles_of
 from trueshift.data.split_checks import check_split
 from trueshift.data.split_settings import held_out_unit
@@ -68,9 +69,7 @@ def partition(
         obs = _obs(adata.obs, roles, rows)
         if apart:
             return values.part(adata, rows, np.flatnonzero(kept), obs, var.copy(), uns)
-        dense_kind = metadata(adata)["kind"] in values.DENSE
-        expression = dense(matrix[rows]) if dense_kind else as_csr(matrix[rows])
-        return ad.AnnData(expression, obs=obs, var=var.copy(), uns=uns, layers=layers)
+        return ad.AnnData(as_stored(matrix[rows], kind_of(adata)), obs=obs, var=var.copy(), uns=uns, layers=layers)
 
     train = cut(("train", "val", "control_input"), with_counts=True)
     query = cut(("control_input",), with_counts=True)

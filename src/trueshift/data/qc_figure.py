@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trueshift.contract import atomic
-from trueshift.data.preprocess import Found
+from trueshift.data.qc import Found
+from trueshift.kinds import KINDS
 
 KEPT, GONE, CONTROLS = "#2b6ca3", "#c8553d", "#9a9a9a"
 MOST_CONTEXTS = 25
@@ -24,13 +25,14 @@ def qc_figure(found: Found, report: dict[str, Any], path: str | Path) -> None:
     """
     chosen = report["settings"]
     stats, cells_per_gene = found
-    with_mito = report["kind"] == "counts" and bool(stats["mito"].notna().any())
+    counted = KINDS[report["kind"]].raw_counts
+    with_mito = counted and bool(stats["mito"].notna().any())
     figure = Figure(figsize=(17 if with_mito else 14, 8.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplot_mosaic("ABCM\nDEFF" if with_mito else "ABC\nDEF")
 
-    what = "counts" if report["kind"] == "counts" else "sum of values"
-    _histogram(axes["A"], stats["total"].to_numpy(), f"{what} per cell", "cells")
+    of_totals = "counts per cell" if counted else "sum of values per cell"
+    _histogram(axes["A"], stats["total"].to_numpy(), of_totals, "cells")
     _histogram(axes["B"], stats["genes"].to_numpy(), "genes per cell", "cells", chosen["min_genes"], "min_genes")
     _histogram(axes["C"], cells_per_gene, "cells per gene", "genes", chosen["min_cells"], "min_cells", log=True)
     if with_mito:

@@ -75,7 +75,7 @@ def predicted_side(prediction: ad.AnnData, test: TestCells, truth: Truth, needs:
     about = metadata(prediction)
     kind = OWN if about["output"] == "cells" else str(about.get("cells", COPIES))
     left_out = reasons_left_out(prediction, truth)
-    without = test.kind == "profile" or not {"cells", "copies"} & set(needs)
+    without = not test.kind.has_cells or not {"cells", "copies"} & set(needs)
     if without or (kind == COPIES and "copies" not in needs):
         means = pseudobulks(prediction.X, codes, n)
         return Predicted(np.where(left_out[:, None] == "", means, 0), left_out=left_out)

@@ -2,8 +2,8 @@
 
 Controls. The split halves the controls of each context. ``control_reference`` is subtracted from the truth and is
 what truth cells are tested against; ``control_input`` goes to models and is subtracted from their predictions. No
-control cell enters both sides. What is counted against the limits below is all controls of the context, input and
-reference together.
+control cell enters both sides. What is counted against the limits of the kind of data (:class:`trueshift.kinds.Kind`)
+is all controls of the context, input and reference together.
 
 Paired profiles. Input controls of a condition are those that its profiles are paired with. Its reference are the
 reference controls of its context; where training has no perturbed profile of that context, and so has made nothing of
@@ -25,17 +25,15 @@ from trueshift.contract import (
     condition_codes,
     dense,
     input_controls,
+    kind_of,
     metadata,
 )
 from trueshift.evaluation import cells as distances
 from trueshift.evaluation.cells import Centred
 from trueshift.evaluation.truth import FDR, Truth
 from trueshift.evaluation.wilcoxon import SortedCells, adjust, wilcoxon
+from trueshift.kinds import Kind
 
-# Below the first: flag few_controls. Below the second: too_few_controls, and what needs controls is undefined. A bulk
-# profile is itself a mean over thousands of cells, so few of them do.
-ENOUGH_CONTROLS = {"counts": (100, 40), "lognorm": (100, 40), "signature": (100, 40), "profile": (10, 2)}
-TESTABLE = 5  # profiles a side: a rank test of fewer cannot reach significance over a thousand genes
 _BATCH = 2**26
 HALVES = ("control_input", "control_reference")
 
@@ -72,7 +70,7 @@ def truth_statistics(truth: ad.AnnData, train: ad.AnnData | None = None) -> Trut
             for i, values in several:
                 centred = Centred.of(values)
                 variance[i], pairs[:, i] = centred.variance, distances.pairs_of(centred)
-            several = [(i, values) for i, values in several if len(values) >= test.least]
+            several = [(i, values) for i, values in several if len(values) >= test.kind.min_treated_to_test]
             if reference is not None and several:
                 tested = [i for i, _ in several]
                 z[tested], p[tested] = wilcoxon([values for _, values in several], reference)
@@ -110,8 +108,7 @@ class TestCells:
         self.matrix = matrix.tocsr() if sparse.issparse(matrix) else np.asarray(matrix)
         order = np.argsort(self.codes, kind="stable")
         self._blocks = np.split(self.rows[order], np.cumsum(np.bincount(self.codes))[:-1])
-        self.kind = str(metadata(truth)["kind"])
-        self.least = TESTABLE if self.kind == "profile" else 2
+        self.kind = kind_of(truth)
         table = asked(truth)
         self.paired = "control_id" in table
         self._controls = self._halves(truth, table)
@@ -156,7 +153,7 @@ class TestCells:
     def testable(self, condition: SupportsIndex) -> bool:
         """Whether a rank test against the controls of a condition can say anything; none is made of pairs."""
         fewest = min(len(self.controls(condition, half)) for half in HALVES)
-        return not self.paired and fewest >= (TESTABLE if self.kind == "profile" else 1)
+        return not self.paired and fewest >= self.kind.min_controls_to_test
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """The expression of some rows, float32."""
@@ -258,9 +255,9 @@ def pseudobulks(matrix: Any, codes: np.ndarray, n: int, rows: np.ndarray | None 
     return means
 
 
-def _too_few(n_control: dict[str, np.ndarray], kind: str) -> np.ndarray:
+def _too_few(n_control: dict[str, np.ndarray], kind: Kind) -> np.ndarray:
     n_input, n_reference = n_control["control_input"], n_control["control_reference"]
-    return (n_input + n_reference < ENOUGH_CONTROLS[kind][1]) | (n_input == 0) | (n_reference == 0)
+    return (n_input + n_reference < kind.min_controls) | (n_input == 0) | (n_reference == 0)
 
 
 def _conditions(
@@ -273,7 +270,7 @@ def _conditions(
     n_cells = np.bincount(test.codes, minlength=len(table))
     n_controls = n_control["control_input"] + n_control["control_reference"]
     too_few = _too_few(n_control, test.kind)
-    few = ~too_few & (n_controls < ENOUGH_CONTROLS[test.kind][0])
+    few = ~too_few & (n_controls < test.kind.enough_controls)
     marks = {"few_controls": few, "too_few_controls": too_few, "one_profile": n_cells == 1}
     marks |= {"paired": np.full(len(table), test.paired)}
     tested = ~np.isnan(p_adjusted).any(axis=1)

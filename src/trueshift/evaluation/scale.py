@@ -5,7 +5,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import ContractError, asked, column_means, metadata
+from trueshift.contract import ContractError, asked, column_means, kind_of, metadata
 
 # The thresholds tell a mistake from a bad model, which must be scored, not refused. Numbers in brackets: the worst
 # honest prediction and the mildest mistake between cell types of a sample of Kang et al. 2018, 300 or 1,267 genes.
@@ -27,7 +27,7 @@ def check_scale(values: np.ndarray, codes: np.ndarray, query: ad.AnnData, file: 
     Which checks make sense depends on the data: differences (signatures, scaled data) have no totals to compare and
     no profile that all conditions share.
     """
-    genes, kind = query.var_names, metadata(query)["kind"]
+    genes, kind = query.var_names, kind_of(query)
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     blocks = np.split(values, starts[1:])
     for block in blocks:
@@ -36,17 +36,14 @@ def check_scale(values: np.ndarray, codes: np.ndarray, query: ad.AnnData, file: 
             raise ContractError(f"{file}: values are NaN or infinite, first in gene {genes[gene]}; the model diverged?")
     largest = float(values.max())
     how = str(metadata(query).get("normalization", "as their source has them"))
-    scale = f"kind {kind}" + (f", {how}" if kind == "counts" else "")
+    scale = f"kind {metadata(query)['kind']}" + (f", {how}" if kind.raw_counts else "")
     if largest >= COUNTS_FROM and not _whole(query.X) and all(_whole(block) for block in blocks):
-        what = (
-            f"normalise them as the data are: {how}" if kind == "counts" else f"predict on the data's scale ({scale})"
-        )
+        what = f"normalise them as the data are: {how}" if kind.raw_counts else f"predict on the data's scale ({scale})"
         raise ContractError(f"{file}: all values are whole numbers, up to {largest:g}: these are counts; {what}")
-    if kind == "signature" or query.X.min() < 0:
+    if kind.differential or query.X.min() < 0:
         return
 
-    logged = kind in ("counts", "lognorm")
-    if logged and largest > LOG_LIMIT:
+    if kind.log1p and largest > LOG_LIMIT:
         raise ContractError(f"{file}: values up to {largest:g} are not logarithms; the data are log1p values ({scale})")
     negative = -sum(float(np.minimum(block, 0).sum(dtype=np.float64)) for block in blocks)
     share = negative / max(sum(float(np.abs(block).sum(dtype=np.float64)) for block in blocks), 1e-30)
@@ -63,7 +60,7 @@ def check_scale(values: np.ndarray, codes: np.ndarray, query: ad.AnnData, file: 
     contexts = query.obs["context"].astype(str).to_numpy()
     controls = {name: column_means(query.X, contexts == name) for name in set(contexts)}
     reference = np.stack([controls[name] for name in asked(query)["context"].astype(str)])
-    _check_totals(means, reference, logged, scale, file)
+    _check_totals(means, reference, kind.log1p, scale, file)
     _check_pattern(means.mean(axis=0), reference.mean(axis=0), file, notes)
 
 

@@ -22,7 +22,7 @@ from trueshift.contract import (
     component_doses,
     condition_codes,
     input_controls,
-    metadata,
+    kind_of,
 )
 
 if TYPE_CHECKING:
@@ -158,12 +158,12 @@ def input_cells(query: ad.AnnData, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Each condition gets as many cells as its test has, drawn without replacement from its input controls; where these
     are too few, all of them and some again. Of profiles, which are no sample of cells, it gets every input control.
     """
-    table, controls = asked(query), input_controls(query)
+    table, controls, kind = asked(query), input_controls(query), kind_of(query)
     sizes = table["n_cells"].to_numpy(int)
     chosen = []
     for rows, n, names in zip(controls, sizes, table[CONDITION].astype(str).itertuples(index=False), strict=True):
         rng = np.random.default_rng([seed, zlib.crc32("|".join(names).encode())])
-        if metadata(query)["kind"] == "profile":
+        if not kind.has_cells:
             chosen.append(rows)
         elif n <= len(rows):
             chosen.append(rng.choice(rows, n, replace=False))

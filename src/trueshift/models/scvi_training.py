@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from trueshift import gpu
-from trueshift.contract import ContractError, column_means, dense, metadata
+from trueshift.contract import ContractError, column_means, dense, kind_of
 from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError
 from trueshift.tracking import Run
 
@@ -109,7 +109,7 @@ def gene_centre(train: ad.AnnData) -> np.ndarray:
     The packages start near 0, where expression of single cells is. Intensities of arrays lie between 4 and 15: most of
     a training on a few hundred profiles would go into finding that level.
     """
-    if metadata(train)["kind"] != "profile":
+    if not kind_of(train).intensities:
         return np.zeros(train.n_vars, dtype=np.float32)
     return column_means(train.X).astype(np.float32)
 

@@ -15,8 +15,8 @@ from small_screen import make_screen
 
 from trueshift.contract import ContractError, read_table, write_table
 from trueshift.data.audit import COLUMNS, NARROWER, audit, check_audit, row_keys
+from trueshift.data.normalize import normalize
 from trueshift.data.partition import partition
-from trueshift.data.preprocess import normalize
 from trueshift.data.splitting import make_split
 
 Row = tuple[str, str, str, str]  # perturbation, context, dose, batch

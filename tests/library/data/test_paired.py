@@ -7,8 +7,9 @@ from small_screen import make_obs, make_screen
 
 from trueshift.contract import ContractError, asked, input_controls
 from trueshift.data.canonical.checks import check_pairs
+from trueshift.data.genes import select_genes
 from trueshift.data.partition import partition
-from trueshift.data.preprocess import quality_control, select_genes
+from trueshift.data.qc import quality_control
 from trueshift.data.splitting import make_split
 
 

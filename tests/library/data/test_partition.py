@@ -13,8 +13,9 @@ from scipy import sparse
 from small_screen import make_screen
 
 from trueshift.contract import ContractError, asked, check_canonical, dense
+from trueshift.data.genes import select_genes
+from trueshift.data.normalize import normalize
 from trueshift.data.partition import partition, read_genes
-from trueshift.data.preprocess import normalize, select_genes
 from trueshift.data.splitting import make_split
 
 SPLITS: dict[str, tuple[dict[str, Any], str]] = {

@@ -2,7 +2,7 @@
 
 What it reads of a dataset's entry:
 
-* ``kind``: counts, lognorm, profile or signature
+* ``kind``: a name in :data:`trueshift.kinds.KINDS`
 * ``filter``: on source columns, before mapping; see :func:`trueshift.data.canonical.columns.kept`
 * ``columns``: where the canonical columns come from. ``perturbation`` (``from``, ``control``: label or labels,
   ``separator``: what joins combinations, default ``+``, null for none, ``extract``), ``context``, ``batch`` (default
@@ -29,7 +29,6 @@ from trueshift import values
 from trueshift.contract import (
     CANONICAL_OBS,
     CONTROL,
-    KINDS,
     SCHEMA_VERSION,
     ContractError,
     check_canonical,
@@ -41,6 +40,7 @@ from trueshift.data.canonical.treatments import treatments
 from trueshift.data.features.tables import load_features
 from trueshift.data.local_files import Log, ensure
 from trueshift.data.options import check_keys
+from trueshift.kinds import KINDS, Kind
 
 COLUMN_KEYS = {
     "perturbation": ("from", "control", "separator", "extract"),
@@ -75,7 +75,7 @@ def canonicalise(
     """
     where = f"dataset {name}"
     kind = settings.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ContractError(f"{where}: kind is {kind}, must be one of {', '.join(KINDS)}")
     columns = _column_settings(settings, where)
 
@@ -89,7 +89,7 @@ def canonicalise(
     if values.are_apart(raw):
         adata = values.part(raw, np.flatnonzero(keep), np.flatnonzero(genes), new, var)
     else:
-        adata = ad.AnnData(_matrix(raw.X, keep, genes, kind), obs=new, var=var)
+        adata = ad.AnnData(_matrix(raw.X, keep, genes, KINDS[kind]), obs=new, var=var)
 
     checks.check_ids(adata, where)
     checks.check_controls(adata.obs, where)
@@ -125,11 +125,11 @@ def canonicalise(
     return adata
 
 
-def _matrix(matrix: Any, keep: np.ndarray, genes: np.ndarray, kind: str) -> Any:
+def _matrix(matrix: Any, keep: np.ndarray, genes: np.ndarray, kind: Kind) -> Any:
     """The kept rows and columns as float32; not copied unless need be."""
     if matrix.dtype == np.float16:  # SciPy has none
         matrix = matrix.astype(np.float32)
-    if kind not in values.DENSE:
+    if not kind.dense:
         matrix = sparse.csr_matrix(matrix)
     elif sparse.issparse(matrix):
         matrix = matrix.toarray()

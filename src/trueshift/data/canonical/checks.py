@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from trueshift.contract import ContractError
+from trueshift.kinds import KINDS
 
 BLOCK = 1 << 24  # stored values looked at together
 LOG_LIMIT = 25.0  # log1p of 7e10: more than any normalised count
@@ -29,36 +30,38 @@ def check_ids(adata: ad.AnnData, where: str) -> None:
 def check_values(matrix: Any, genes: pd.Index, kind: str, where: str) -> None:
     """Raises :class:`ContractError` unless values, sparse or dense, fit ``kind``; names the first gene where not.
 
-    All kinds: finite. counts: whole and not negative. lognorm: not negative, not all whole, at most ``LOG_LIMIT``.
+    All kinds: finite. Raw counts: whole and not negative. Logarithms: not negative, not all whole, at most
+    ``LOG_LIMIT``.
     """
     if not (matrix.nnz if sparse.issparse(matrix) else matrix.any()):
         raise ContractError(f"{where}: all values are 0")
     _refuse(matrix, genes, lambda x: ~np.isfinite(x), f"{where}: values are NaN or infinite, first in gene {{}}")
-    if kind == "counts":
+    about = KINDS[kind]
+    if about.raw_counts:
         _refuse(matrix, genes, lambda x: x < 0, f"{where}: counts are negative, first in gene {{}}; is it scaled?")
         _refuse(
             matrix,
             genes,
             lambda x: x != np.rint(x),
-            f"{where}: kind is counts but values are not whole numbers, first in gene {{}}; "
+            f"{where}: kind is {kind} but values are not whole numbers, first in gene {{}}; "
             "name the layer with the counts, or set kind: lognorm if they are log-normalised",
         )
-    if kind == "lognorm":
+    elif about.log1p:
         _refuse(
             matrix,
             genes,
             lambda x: x < 0,
-            f"{where}: kind is lognorm but values are negative, first in gene {{}}; centred or scaled values do not do",
+            f"{where}: kind is {kind} but values are negative, first in gene {{}}; centred or scaled values do not do",
         )
         if all((x == np.rint(x)).all() for _, x in _blocks(matrix)):
             raise ContractError(
-                f"{where}: kind is lognorm but all values are whole numbers; these look like counts: set kind: counts"
+                f"{where}: kind is {kind} but all values are whole numbers; these look like counts: set kind: counts"
             )
         _refuse(
             matrix,
             genes,
             lambda x: x > LOG_LIMIT,
-            f"{where}: kind is lognorm but values exceed {LOG_LIMIT:g}, first in gene {{}}; "
+            f"{where}: kind is {kind} but values exceed {LOG_LIMIT:g}, first in gene {{}}; "
             "they are not on a log scale: take logs, or name another layer",
         )
 
