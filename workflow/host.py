@@ -23,8 +23,10 @@ def plans(workflow: Any) -> bool:
 
 def makes_tables(workflow: Any) -> bool:
     """Whether the run that is planned makes tables, by its targets; not so where one result of a model is asked for."""
+    if not plans(workflow):
+        return False
     targets = workflow.dag_settings.targets
-    return plans(workflow) and (not targets or any(name == "all" or "/tables/" in name for name in targets))
+    return not targets or any(name == "all" or "/tables/" in name for name in targets)
 
 
 def starts(workflow: Any) -> bool:
