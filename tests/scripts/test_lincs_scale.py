@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from running import ROOT
+from trueshift.data.pickles.inert import read_frame
 
 from trueshift import values
 from trueshift.contract import open_h5ad, read_pairs
-from trueshift.data.pickles.inert import read_frame
 
 SCALE, GENES = 0.07, 10_716  # the smallest that is large
 PROGRAM = ROOT / "benchmarks/lincs_scale.py"
