@@ -10,7 +10,6 @@ small file could ask for all there is.
 """
 
 import io
-import mmap
 import pickle
 import pickletools
 from collections import OrderedDict
@@ -18,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,13 +24,6 @@ from trueshift.contract import ContractError
 
 NESTING = 1000  # tuples in tuples: the hash of a deeper one overflows the stack of the interpreter
 PROTOCOL = 5
-_OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
-_WIDTHS = {  # bytes that hold the length of what follows
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
 _CHANGES = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # they change what lies below on the stack
 _REAL = {"collections.OrderedDict": OrderedDict, "builtins.slice": slice, "__builtin__.slice": slice}  # harmless
 
@@ -92,15 +83,12 @@ class _Unpickler(pickle.Unpickler):
 def load(stream: io.BufferedReader | io.BytesIO, path: str | Path, form: Form) -> Any:
     """The content of the pickle at the position of the stream, as plain values and notes; the stream ends up behind it.
 
-    Bytes are read once, into the memory that an array then takes. Raises :class:`ContractError` at a name that the form
-    does not need, ValueError at what :func:`check_opcodes` refuses, and anything on damage: call it within
-    :func:`refusals`.
+    Raises :class:`ContractError` at a name that the form does not need, ValueError at what :func:`check_opcodes`
+    refuses, and anything on damage: call it within :func:`refusals`.
     """
-    if isinstance(stream, io.BytesIO):
-        check_opcodes(stream.getvalue(), stream.tell())
-    else:
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            check_opcodes(data, stream.tell())
+    start = stream.tell()
+    check_opcodes(stream)
+    stream.seek(start)
     return _Unpickler(stream, path, form).load()
 
 
@@ -126,30 +114,21 @@ def need(condition: object, what: str) -> None:
 # --- what the unpickler would do ----------------------------------------------------------------------
 
 
-def check_opcodes(data: bytes | mmap.mmap, at: int = 0) -> None:
-    """Goes through the opcodes of the pickle that begins at byte ``at``, skipping the content of text and arrays.
+def check_opcodes(stream: io.BufferedReader | io.BytesIO) -> None:
+    """Goes through the opcodes of the pickle at the position of the stream.
 
-    Raises ValueError on an unknown opcode or protocol, on an end before the last opcode, on an object or frame that is
-    longer than the rest of the data, on a place in the memo that no pickler reached yet, and on values nested more than
+    Raises ValueError on an unknown opcode or protocol, on an end before the last opcode, on text or an array that is
+    longer than the rest of the file, on a place in the memo that no pickler reached yet, and on values nested more than
     ``NESTING`` deep.
     """
     stack: list[int] = []  # how deeply nested each value on the stack of the unpickler is
     marks: list[int] = []
     memo: dict[int, int] = {}
-    for number in count():
-        if at >= len(data):
-            raise ValueError(f"it ends at byte {at}, within an object; is it whole?")
-        opcode = _OPCODES.get(data[at])
-        if opcode is None:
-            raise ValueError(f"byte {at} is no opcode of a pickle; is it damaged or compressed?")
-        name, first = opcode.name, at + 1
-        at = _end(data, first, opcode)
-        if name == "STOP":
-            return
-        if name == "PROTO" and data[first] > PROTOCOL:
-            raise ValueError(f"its protocol is {data[first]}, the last one known is {PROTOCOL}")
-        if name == "FRAME" and at + _number(data, first, at) > len(data):
-            raise ValueError(f"a frame at byte {at} is longer than the file; is it whole?")
+    argument: Any  # a number of the opcodes that are asked for it here
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        name = opcode.name
+        if name == "PROTO" and argument > PROTOCOL:
+            raise ValueError(f"its protocol is {argument}, the last one known is {PROTOCOL}")
         if name == "MARK":
             marks.append(len(stack))
         elif name == "POP" and marks and marks[-1] == len(stack):
@@ -157,34 +136,13 @@ def check_opcodes(data: bytes | mmap.mmap, at: int = 0) -> None:
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            index = int(data[first:at]) if name == "PUT" else _number(data, first, at)
-            if index > number:  # the unpickler makes room for all places below
-                raise ValueError(f"it has a memo of {index} objects after {number} opcodes")
-            memo[index] = stack[-1]
+            if argument > number:  # the unpickler makes room for all places below
+                raise ValueError(f"it has a memo of {argument} objects after {number} opcodes")
+            memo[argument] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(data[first:at]) if name == "GET" else _number(data, first, at)])
-        elif opcode.stack_before or opcode.stack_after:
+            stack.append(memo[argument])
+        elif name != "STOP":
             _nest(stack, marks, opcode)
-
-
-def _number(data: bytes | mmap.mmap, first: int, end: int) -> int:
-    return int.from_bytes(data[first:end], "little")
-
-
-def _end(data: bytes | mmap.mmap, first: int, opcode: pickletools.OpcodeInfo) -> int:
-    """Where the argument of an opcode that begins at ``first`` ends."""
-    width = opcode.arg.n if opcode.arg else 0
-    end = first + width
-    if width == pickletools.UP_TO_NEWLINE:
-        end = first
-        for _ in range(2 if opcode.name in ("GLOBAL", "INST") else 1):
-            end = data.find(b"\n", end) + 1 or len(data) + 1
-    elif width < 0:
-        start = first + _WIDTHS[width]
-        end = start + _number(data, first, start)  # a negative length is a very large one
-    if end > len(data):
-        raise ValueError(f"what begins at byte {first} is longer than the file; is it whole?")
-    return end
 
 
 def _nest(stack: list[int], marks: list[int], opcode: pickletools.OpcodeInfo) -> None:

@@ -16,31 +16,20 @@ from trueshift.data.canonical.columns import number_text
 from trueshift.data.pickles.arrays import ARRAYS, array_of, is_array, name_of
 from trueshift.data.pickles.restricted import Form, load, need, refusals
 
+NAMES = """
+    pandas.core.frame.DataFrame pandas.core.internals.managers.BlockManager pandas._libs.internals._unpickle_block
+    builtins.slice __builtin__.slice
+    pandas.core.indexes.base._new_Index pandas.core.indexes.base.Index pandas.core.indexes.range.RangeIndex
+    pandas.core.indexes.numeric.Int64Index
+    pandas._libs.arrays.__pyx_unpickle_NDArrayBacked
+    pandas.core.arrays.categorical.Categorical pandas.core.dtypes.dtypes.CategoricalDtype
+    pandas.core.arrays.string_.StringArray pandas.core.arrays.string_.StringDtype pandas._libs.missing.NA
+    pandas.DataFrame pandas.Index pandas.RangeIndex pandas.Categorical pandas.CategoricalDtype
+    pandas.arrays.StringArray pandas.StringDtype pandas.NA
+"""  # a slice says where the columns of a block are; the last two lines are as pandas 3 writes names
 FORM = Form(
     "a pickled DataFrame of NumPy arrays",
-    ARRAYS
-    | {
-        "pandas.core.frame.DataFrame",
-        "pandas.core.internals.managers.BlockManager",
-        "pandas._libs.internals._unpickle_block",
-        "builtins.slice",  # where the columns of a block are
-        "__builtin__.slice",  # the same in protocol 2
-        "pandas.core.indexes.base._new_Index",
-        "pandas.core.indexes.base.Index",
-        "pandas.core.indexes.range.RangeIndex",
-        "pandas.core.indexes.numeric.Int64Index",
-        # text and categories
-        "pandas._libs.arrays.__pyx_unpickle_NDArrayBacked",
-        "pandas.core.arrays.categorical.Categorical",
-        "pandas.core.dtypes.dtypes.CategoricalDtype",
-        "pandas.core.arrays.string_.StringArray",
-        "pandas.core.arrays.string_.StringDtype",
-        "pandas.arrays.StringArray",
-        "pandas._libs.missing.NA",
-        # short names, as pandas 3 writes them
-        *(f"pandas.{name}" for name in ("DataFrame", "Index", "RangeIndex", "Categorical", "CategoricalDtype")),
-        *(f"pandas.{name}" for name in ("StringDtype", "NA")),
-    },
+    ARRAYS | frozenset(NAMES.split()),
     "Write it with DataFrame.to_pickle of pandas 1.5 or later, without compression, its columns NumPy arrays of "
     "numbers or objects; or use another format: table, h5ad",
 )
@@ -56,7 +45,10 @@ class Table:
 
 
 def read_table(path: str | Path) -> Table:
-    """Reads a pickled DataFrame, running nothing of it. Memory: the bytes of the file, three times in protocol 2.
+    """Reads a pickled DataFrame, running nothing of it.
+
+    Memory: twice the bytes of the file while its opcodes are checked, once from then on; in protocol 2, in which values
+    are text, up to three times.
 
     Raises :class:`ContractError` on a pickle that names anything that such a frame does not need, on one of another
     form, on a damaged file, and on a column that occurs twice.

@@ -172,9 +172,9 @@ def read(
     the name of a treated row's control. A control has the name of the first treated row it belongs to with ``/control``
     behind it, ``pert_id`` control, ``pert_idose`` 0 (a filter on doses passes it), no ``idx`` and no SMILES.
 
-    Memory: one file at a time, and what is returned. Where ``values`` is given, a large table is written there chunk by
-    chunk (:mod:`trueshift.values`), so that memory is that of one file. A file of protocol 2 or older, in which values
-    are text, takes up to three times its size.
+    Memory: twice the bytes of one file, then one file and what is returned. Where ``values`` is given, a large table is
+    written there chunk by chunk (:mod:`trueshift.values`), so that memory is that of one file. A file of protocol 2 or
+    older, in which values are text, takes up to three times its size.
 
     Raises :class:`ContractError` on a pickle that names anything but what such a frame needs (nothing of a file is
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
