@@ -1,20 +1,15 @@
-"""From a pickled pair of the size of LINCS to pairs for training: time and memory of every stage, beside plain copying.
+"""From a pickled pair of the size of LINCS to pairs for training: time and peak memory of every stage.
 
     PYTHON benchmarks/lincs_scale.py
-    PYTHON benchmarks/lincs_scale.py --scale 0.1 --layout rows --repeats 3
+    PYTHON benchmarks/lincs_scale.py --scale 0.1 --layout rows
 
 with the Python of the environment data (``.venv/bin/python tests/prefix.py data`` says where it is).
 
 Makes a treated and a control table of 182,246 profiles × 10,716 genes, float32, with metadata (``--scale`` takes a
 share of the profiles), pickles them as pandas does, and runs the stages as the workflow does, each a process of its
-own, one after the other. Peak memory is the largest resident set of a process, pages of mapped files among them.
-
-Then it moves the same bytes plainly: for every stage it reads, from their beginning and block by block, as many bytes
-of the files as the stage has to see, and writes as many as the stage wrote to the same disk. Both sides begin with
-none of the files in the page cache, and some seconds after memory became free: a virtual machine gives such memory back
-to its host, and who takes it again waits, but not who takes it at once. Neither waits for the disk to have written.
-A shared disk is fast at one time and slow at another, and both sides see it at different times: ``--repeats`` does both
-again and again, and the median ratio counts. What was made is removed at the end.
+own, one after the other. Peak memory is the largest resident set of a process, pages of mapped files among them; it
+is printed beside its bound, 20 GiB for the whole table, as a multiple of one table's bytes. There is no bound on time.
+What was made is removed at the end.
 
 With ``--models`` the baselines are then fitted, asked and scored.
 """
@@ -26,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +34,7 @@ DOSES = ("0.12 uM", "10 uM")
 REPLICATES = 15  # of a drug at a dose in a line
 DISTINCT = 0.05  # of the control profiles
 SMALLEST = 0.07  # of the profiles: from here on the stages keep values apart
-BLOCK = 1 << 24
-PAUSE = 10.0  # seconds
+BOUND = 20.0  # GiB of memory for the whole table
 SPLIT = {"type": "unseen_perturbation", "k": 5}
 FOLD = "1"
 SETTINGS: dict[str, Any] = {
@@ -63,11 +56,10 @@ METRICS = {"metrics": ["r2_topk", "pearson_delta", "pds_l1", "rmse"], "k": ["20"
 
 
 class Stage(NamedTuple):
-    """A script with its options, the files it reads (and the share of them that it has to see), those it writes."""
+    """A script with its options and the files it writes."""
 
     name: str
     options: dict[str, Any]
-    reads: dict[str, float]
     writes: list[str]
 
 
@@ -129,43 +121,36 @@ def stages() -> list[Stage]:
         Stage(
             "import_data",
             {"name": "lincs", "settings": SETTINGS, "data_folder": ".", "out": "imported.h5ad", "features": "f.csv"},
-            {"control.pkl": 1, "treated.pkl": 1},
             ["imported.h5ad", values, "f.csv"],
         ),
         Stage(
             "qc",
             {"data": "imported.h5ad", "settings": {}, "out": "qc.h5ad", "report": "qc.json", "figure": "qc.png"},
-            {"imported.h5ad": 1, values: 1},
             ["qc.h5ad", "qc.json", "qc.png"],
         ),
         Stage(
             "normalize",
             {"data": "qc.h5ad", "settings": {}, "out": "normalized.h5ad"},
-            {"qc.h5ad": 1},
             ["normalized.h5ad"],
         ),
         Stage(
             "split",
             {"data": "normalized.h5ad", "settings": SPLIT, "fold": FOLD, "out": "split.csv"},
-            {"normalized.h5ad": 1},
             ["split.csv"],
         ),
         Stage(
             "select_genes",
             {"data": "normalized.h5ad", "split": "split.csv", "settings": {"flavor": "all"}, "out": "genes.csv"},
-            {"normalized.h5ad": 1, "split.csv": 1, values: np.nan},  # the profiles that genes are selected on
             ["genes.csv"],
         ),
         Stage(
             "partition",
             {**fold, **parts, "leaks": "leaks.csv"},
-            {"normalized.h5ad": 1, "split.csv": 1, "genes.csv": 1},
             [*parts.values(), "leaks.csv"],
         ),
         Stage(
             "pair",
             {"train": "train.h5ad", "set_size": 8, "seed": 0, "out": "pairs.npz"},
-            {"train.h5ad": 1},
             ["pairs.npz"],
         ),
     ]
@@ -189,53 +174,13 @@ def run_script(python: Path, folder: Path, name: str, options: dict[str, Any]) -
     return Run(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / (1 << 20))
 
 
-# --- plain copying ------------------------------------------------------------------------------------
-
-
-def forget(files: Iterator[Path]) -> None:
-    """Takes files out of the page cache, and waits until what that set free is no nearer than any other memory."""
-    os.sync()
-    for path in files:
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    time.sleep(PAUSE)
-
-
-def copied(folder: Path, reads: dict[str, int], writes: int) -> float:
-    """Seconds to read so many bytes of each file and to write so many to a new one."""
-    room = bytearray(BLOCK)
-    begin = time.perf_counter()
-    for name, size in reads.items():
-        with (folder / name).open("rb", buffering=0) as file:
-            while size > 0 and (got := file.readinto(memoryview(room)[: min(size, BLOCK)])):
-                size -= got
-    with (folder / "copy").open("ab", buffering=0) as file:
-        while writes > 0:
-            writes -= file.write(memoryview(room)[: min(writes, BLOCK)])
-    return time.perf_counter() - begin
-
-
 def measure(folder: Path, python: Path) -> pd.DataFrame:
-    """Runs all stages, then copies plainly.
-
-    A row each: seconds, seconds of CPU, GiB of memory, GB that the stage has to read and to write, and the seconds that
-    this takes plainly.
-    """
-    made = [folder / "treated.pkl", folder / "control.pkl"]
-    forget(iter(made))
-    runs = {stage.name: run_script(python, folder, stage.name, stage.options) for stage in stages()}
-    roles = pd.read_csv(folder / "split.csv")["role"]
-    learnt = float(roles.isin(["train", "control_input"]).mean())
-    forget(path for path in folder.iterdir() if path.is_file())
+    """Runs all stages; a row each: seconds, seconds of CPU, GiB of memory, and GB of what it wrote."""
     rows = []
     for stage in stages():
-        shares = {name: learnt if np.isnan(share) else share for name, share in stage.reads.items()}
-        reads = {name: round(share * (folder / name).stat().st_size) for name, share in shares.items()}
-        writes = sum((folder / name).stat().st_size for name in stage.writes)
-        run, plain = runs[stage.name], copied(folder, reads, writes)
-        rows.append((stage.name, *run, sum(reads.values()) / 1e9, writes / 1e9, plain))
-    (folder / "copy").unlink()
-    return pd.DataFrame(rows, columns=["stage", "seconds", "CPU", "GiB", "GB read", "GB written", "plain seconds"])
+        run = run_script(python, folder, stage.name, stage.options)
+        rows.append((stage.name, *run, sum((folder / name).stat().st_size for name in stage.writes) / 1e9))
+    return pd.DataFrame(rows, columns=["stage", "seconds", "CPU", "GiB", "GB written"])
 
 
 # --- models -------------------------------------------------------------------------------------------
@@ -269,7 +214,6 @@ def main() -> None:
     parser.add_argument("--layout", choices=("columns", "rows"), default="columns", help="how pandas holds the table")
     parser.add_argument("--folder", type=Path, default=ROOT / "results/benchmarks/lincs")
     parser.add_argument("--python", type=Path, help="for all scripts; by default that of the environment of each")
-    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--models", action="store_true", help="also fit, ask and score the baselines")
     parser.add_argument("--make", action="store_true", help="make the tables, do nothing else")
     parser.add_argument("--keep", action="store_true", help="leave what was made")
@@ -290,19 +234,15 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, "--make", *sys.argv[1:]], check=True)
         print(f"{round(PROFILES * args.scale):,} profiles × {GENES:,} genes, held by {args.layout}")
         print(f"busy with other work before the start: {os.getloadavg()[0]:.1f} of {os.cpu_count()} CPUs", flush=True)
-        made, ratios = set(folder.iterdir()), []
-        for _ in range(args.repeats):
-            for left in set(folder.iterdir()) - made:
-                left.unlink()
-            table = measure(folder, pythons["data"])
-            print(table.to_string(index=False, float_format="{:.2f}".format))
-            total, plain = table["seconds"].sum(), table["plain seconds"].sum()
-            ratios.append(total / plain)
-            times = f"together {total:.1f} s; plain {plain:.1f} s; ratio {ratios[-1]:.2f}"
-            print(f"{times}; peak {table['GiB'].max():.2f} GiB", flush=True)
-            table.to_csv(folder / "stages.csv", index=False)
-        if args.repeats > 1:
-            print(f"median ratio {np.median(ratios):.2f}", flush=True)
+        table = measure(folder, pythons["data"])
+        print(table.to_string(index=False, float_format="{:.2f}".format))
+        peak, size = table["GiB"].max(), 4 * GENES * round(PROFILES * args.scale) / 2**30
+        bound = f" (bound {BOUND:.0f} GiB: {'kept' if peak <= BOUND else 'EXCEEDED'})" if args.scale == 1 else ""
+        print(
+            f"together {table['seconds'].sum():.1f} s; peak {peak:.2f} GiB{bound}, {peak / size:.2f} × one table",
+            flush=True,
+        )
+        table.to_csv(folder / "stages.csv", index=False)
         if args.models:
             table = baselines(folder, pythons["baselines"], pythons["evaluation"])
             print(table.to_string(index=False, float_format="{:.2f}".format), flush=True)

@@ -42,9 +42,8 @@ class Writer:
     def __init__(self, path: Path, rows: int, columns: int) -> None:
         self.path, self._row = path, columns * FLOAT.itemsize
         self._crc32 = np.zeros(rows, dtype=np.uint32)
-        self._file = path.open("w+b", buffering=0)
+        self._file = path.open("wb", buffering=0)
         self._file.truncate(rows * self._row)  # takes no room on the disk before it is written
-        self._map: mmap.mmap | None = None
 
     def put(self, start: int, rows: np.ndarray) -> None:
         """Writes finite float32 rows without negative zeros, (n, columns), as rows ``start`` and following."""
@@ -56,15 +55,8 @@ class Writer:
             written = os.pwrite(self._file.fileno(), data, at)
             data, at = data[written:], at + written
 
-    def row(self, number: int) -> np.ndarray:
-        """A row that was written, (columns,); not to be looked at any more when :meth:`table` was called."""
-        if self._map is None:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(self._map, FLOAT, self._row // FLOAT.itemsize, number * self._row)
-
     def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
         """The rows that ``obs`` is of, all of them written, as data whose values are apart."""
-        self._map = None
         self._file.truncate(len(obs) * self._row)
         adata = ad.AnnData(obs=obs, var=var)
         crc32 = self._crc32[: len(obs)]

@@ -219,7 +219,7 @@ def test_embeddings_that_are_tensors(tmp_path: Path, way: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([np.ones(3)], "not a dict of vectors: it holds 'list'"),
+        ([np.ones(3)], "cannot be read as a dict of vectors: it holds 'list'"),
         ({}, "it holds 'dict', or nothing"),
         ({"C": np.ones(3), "N": np.ones(4)}, "vectors of different lengths, 3 that of 'C' and 4 that of 'N'"),
         ({"C": np.ones((1, 3))}, r"an array of shape \(1, 3\), that of 'C'"),
@@ -227,7 +227,8 @@ def test_embeddings_that_are_tensors(tmp_path: Path, way: str) -> None:
         ({7: np.ones(3)}, "a key that is not text, '7'"),
         ({"C": np.array(["x", None], dtype=object)}, "a vector that is not of numbers, that of 'C'"),
         (pd.Series({"C": 1.0}), "the pickle names 'pandas.*, which a dict of vectors does not need"),
-        (OrderedDict(C=np.ones(3)), "cannot be read|not a dict of vectors"),
+        (OrderedDict(C=np.ones(3)), "it holds 'OrderedDict'"),
+        (dict.fromkeys((f"C{i}" for i in range(99)), np.ones(3000)), "vectors that share their values"),
     ],
 )
 def test_pickles_of_something_else(tmp_path: Path, content: Any, message: str) -> None:
@@ -240,7 +241,7 @@ def test_a_damaged_file_is_named_wherever_it_ends(tmp_path: Path) -> None:
     for content in (pickle.dumps({"C": np.ones(30)}), zlib.decompress(base64.b85decode(TENSORS["pickled"]))):
         for length in range(0, len(content), 13):
             (tmp_path / "f.pkl").write_bytes(content[:length])
-            with pytest.raises(ContractError, match=r"f\.pkl: cannot be read as a dict of vectors .* is it whole"):
+            with pytest.raises(ContractError, match=r"f\.pkl: cannot be read as a dict of vectors"):
                 read_vectors(tmp_path / "f.pkl")
 
 
@@ -283,7 +284,7 @@ def test_a_tensor_stays_within_its_storage(tmp_path: Path, offset: int, size: in
     if offset + size <= 3:
         assert read_vectors(tmp_path / "f.pkl")["N"].tolist() == [5, 6, 7][offset : offset + size]
         return
-    with pytest.raises(ContractError, match="a tensor that reaches beyond its storage"):
+    with pytest.raises(ContractError, match=r"f\.pkl: .* a tensor that reaches to value"):
         read_vectors(tmp_path / "f.pkl")
 
 

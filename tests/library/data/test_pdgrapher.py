@@ -61,6 +61,14 @@ def read(**files: Path) -> ad.AnnData:
     return pdgrapher.read(files, log=lambda _: None)
 
 
+def test_samples_that_share_their_values_are_more_than_the_file_holds(tmp_path: Path) -> None:
+    genes = [f"G{i}" for i in range(500)]
+    profile, shared = made.plain(np.ones(500)), {"gene_symbols": genes, "perturbagen_name": "a"}
+    rows = [made.data(diseased=profile, treated=profile, **shared) for _ in range(2000)]
+    with pytest.raises(ContractError, match=r"x\.pt: 2000 samples × 500 genes, but the file is smaller"):
+        read(A549=made.write(tmp_path / "x.pt", rows))
+
+
 # --- samples ------------------------------------------------------------------------------------------
 
 

@@ -1,33 +1,23 @@
 """Reads what ``torch.save`` wrote into NumPy arrays and plain Python, without torch and without running anything.
 
 Such a file is a zip archive (https://docs.pytorch.org/docs/stable/notes/serialization.html): ``data.pkl``, a pickle in
-which every tensor names a storage, and ``data/<key>``, the bytes of each storage. The pickle goes through the reader of
-:mod:`trueshift.data.pickles.inert`: a name that is not among those below is refused, and those below are noted, never
-imported or called. Objects of torch_geometric become :class:`Record`, their attributes by name.
+which every tensor names a storage, and ``data/<key>``, the bytes of each storage. Objects of torch_geometric become
+:class:`Record`, their attributes by name.
 """
 
 import io
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 
 from trueshift.contract import ContractError
-from trueshift.data.pickles.inert import (
-    ARRAYS,
-    FormError,
-    Part,
-    Reader,
-    array_of,
-    item_of,
-    need,
-    parts_of,
-    refusals,
-    role_of,
-)
+from trueshift.data.pickles.arrays import ARRAYS, array_of, is_array, item_of, name_of
+from trueshift.data.pickles.restricted import Form, load, need, refusals
 
 # Storages by what torch calls them; NumPy has no bfloat16, so those values become float32, which holds them all.
 STORAGES = {
@@ -42,19 +32,15 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "bool",
 }
-NAMES = {
-    **{("torch", name): f"storage of {kind}" for name, kind in STORAGES.items()},
-    ("torch._utils", "_rebuild_tensor_v2"): "tensor",
-    ("collections", "OrderedDict"): "ordered",
-    ("torch_geometric.data.data", "Data"): "record",
-    ("torch_geometric.data.storage", "GlobalStorage"): "store",
-    # classes that a Data refers to; nothing is read of them
-    ("torch_geometric.data.data", "DataEdgeAttr"): "kind of attribute",
-    ("torch_geometric.data.data", "DataTensorAttr"): "kind of attribute",
-    **ARRAYS,
-}
+TENSORS = ARRAYS | {"torch._utils._rebuild_tensor_v2", "collections.OrderedDict"}
+# of the last two, classes that a Data refers to, nothing is read
+OBJECTS = ("data.Data", "storage.GlobalStorage", "data.DataEdgeAttr", "data.DataTensorAttr")
+FORM = Form(
+    "a list or dict of tensors, arrays and torch_geometric Data",
+    TENSORS | {f"torch.{name}" for name in STORAGES} | {f"torch_geometric.data.{name}" for name in OBJECTS},
+    "Write it with torch.save, holding tensors, arrays, text, numbers, lists and dicts alone",
+)
 ZIP = b"PK\x03\x04"
-REMEDY = "write it with torch.save, holding tensors, arrays, text, numbers, lists and dicts alone"
 
 
 @dataclass(frozen=True)
@@ -63,129 +49,6 @@ class Record:
 
     names: tuple[str, ...]
     attributes: dict[str, Any]
-
-
-class _Ordered(Part):
-    """A note of an OrderedDict and its items."""
-
-    __slots__ = ("items",)
-    role = "ordered"
-    items: dict[Any, Any]
-
-    def __new__(cls, *args: Any) -> Self:
-        part = super().__new__(cls, *args)
-        part.items = {}
-        return part
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items[key] = value
-
-
-class _Storage(Part):
-    """A note of where the values of a tensor are."""
-
-    __slots__ = ()
-    role = "storage"
-
-
-class _TorchReader(Reader):
-    admitted = NAMES
-    parts: ClassVar = {**parts_of(NAMES.values()), "ordered": _Ordered}
-    needless = "a list or dict of tensors, arrays and torch_geometric Data"
-    remedy = f"If you made it, {REMEDY}"
-
-    def persistent_load(self, pid: Any) -> Part:
-        """The note of a storage, which a pickle refers to by its type, key, device and number of values."""
-        return _Storage(*pid) if isinstance(pid, tuple) else _Storage()
-
-
-class _Archive:
-    """The storages of an archive as arrays, each read once, and what refers to them as plain values."""
-
-    def __init__(self, file: zipfile.ZipFile, folder: str, only: Collection[str] | None) -> None:
-        self.file, self.folder, self.only = file, folder, only
-        order = f"{folder}byteorder"
-        self.order = ">" if order in file.namelist() and self.content("byteorder") == b"big" else "<"
-        self.storages: dict[str, np.ndarray] = {}
-        self.done: dict[int, Any] = {}  # what several refer to is turned once, so sharing costs nothing
-
-    def content(self, name: str) -> bytes:
-        """The bytes of one entry. torch stores them as they are: compressed ones could be of any size once unpacked."""
-        entry = self.file.getinfo(self.folder + name)
-        need(entry.compress_type == zipfile.ZIP_STORED, "compressed entries")
-        return self.file.read(entry)
-
-    def storage(self, part: Any) -> np.ndarray:
-        """The values of a storage, shape (n,), read-only."""
-        need(role_of(part) == "storage" and len(part.args) == 5, "a tensor without a storage")
-        _, kind, key, _, count = part.args
-        role = kind.role if isinstance(kind, type) and issubclass(kind, Part) else ""
-        need(role.startswith("storage of ") and isinstance(key, str) and isinstance(count, int), "a forged storage")
-        name = role.removeprefix("storage of ")
-        values = self.storages.get(f"{name} {key}")
-        if values is None:
-            data = self.content(f"data/{key}")
-            values = self.storages[f"{name} {key}"] = _values(data, name, self.order)
-        need(len(values) == count, f"a storage of {len(values)} values that should have {count}")
-        return values
-
-    def tensor(self, args: tuple[Any, ...]) -> np.ndarray:
-        """A tensor as a view of its storage, checked to lie within it."""
-        storage, offset, size, stride, _, _, *more = args
-        need(not any(more), "a tensor with a conjugate or negative bit")
-        values = self.storage(storage)
-        numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (None,)
-        need(all(type(n) is int and n >= 0 for n in numbers) and len(size) == len(stride), "a tensor without a shape")
-        if 0 in size:
-            return np.empty(size, dtype=values.dtype)
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        need(last < len(values), f"a tensor that reaches to value {last} of a storage of {len(values)}")
-        steps = tuple(step * values.itemsize for step in stride)
-        return np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
-
-    def plain(self, value: Any) -> Any:
-        """Notes as arrays, records and plain values, containers likewise."""
-        if value is None or isinstance(value, bool | int | float | str | bytes):
-            return value
-        if id(value) not in self.done:
-            self.done[id(value)] = self._plain(value)
-        return self.done[id(value)]
-
-    def _plain(self, value: Any) -> Any:
-        role = role_of(value)
-        if role in ("array", "buffer"):
-            return array_of(value)
-        if role == "scalar":
-            return item_of(value)
-        if role == "tensor":
-            return self.tensor(value.args)
-        if role == "record":
-            return self._record(value.state)
-        if isinstance(value, list | tuple):
-            items = [self.plain(item) for item in value]
-            return tuple(items) if isinstance(value, tuple) else items
-        if isinstance(value, dict) or role == "ordered":
-            content: dict[Any, Any] = value if isinstance(value, dict) else value.items
-            need(all(isinstance(key, str | int) for key in content), "a dict whose keys are neither text nor numbers")
-            return {key: self.plain(item) for key, item in content.items()}
-        raise FormError(f"a value of kind '{role or type(value).__name__}'")
-
-    def _record(self, state: Any) -> Record:
-        """Attributes are in the mapping of a storage, or, as torch_geometric 1 wrote them, in the object itself."""
-        need(isinstance(state, dict), "a Data without content")
-        if "_store" in state:
-            state = state["_store"].state["_mapping"] if role_of(state["_store"]) == "store" else None
-        need(isinstance(state, dict) and all(isinstance(name, str) for name in state), "a Data without attributes")
-        chosen = state if self.only is None else [name for name in state if name in self.only]
-        return Record(tuple(state), {name: self.plain(state[name]) for name in chosen})
-
-
-def _values(data: bytes, kind: str, order: str) -> np.ndarray:
-    if kind == "bool":
-        return np.frombuffer(data, "u1") != 0
-    if kind == "bfloat16":  # the upper half of a float32
-        return (np.frombuffer(data, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(data, f"{order}{kind}").astype(kind, copy=False)
 
 
 def read(path: str | Path, only: Collection[str] | None = None) -> Any:
@@ -199,18 +62,113 @@ def read(path: str | Path, only: Collection[str] | None = None) -> Any:
     is ever run), on files that torch before 1.6 wrote, on tensors that reach beyond their storage and on damage.
     """
     path = Path(path)
-    with refusals(path, "a file of tensors as torch.save writes it", REMEDY):
-        with path.open("rb") as stream:
-            start = stream.read(len(ZIP))
-        if start != ZIP:
+    with refusals(path, FORM):
+        if not is_zip(path):
             raise ContractError(
                 f"{path}: not a zip archive, as torch.save writes since 1.6; if an older torch wrote it, load it and "
                 "save it again with a newer one"
             )
         with zipfile.ZipFile(path) as file:
-            entries = file.infolist()
-            need(sum(entry.compress_size for entry in entries) <= path.stat().st_size, "entries that overlap")
-            names = {name for name in file.namelist() if name.endswith("/data.pkl") and name.count("/") == 1}
-            need(len(names) == 1, "no data.pkl")
-            archive = _Archive(file, names.pop().removesuffix("data.pkl"), only)
-            return archive.plain(_TorchReader(io.BytesIO(archive.content("data.pkl")), path).load())
+            archive = _Archive(file, path.stat().st_size, only)
+            return archive.plain(load(io.BytesIO(archive.content("data.pkl")), path, FORM))
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file begins as a zip archive does."""
+    with path.open("rb") as stream:
+        return stream.read(len(ZIP)) == ZIP
+
+
+def numbers(data: bytes, kind: Any, order: str) -> np.ndarray:
+    """The values of a storage of a torch class (FloatStorage), shape (n,), of bytes in an order (``<`` or ``>``)."""
+    dtype = STORAGES[kind.__name__]
+    if dtype == "bool":
+        return np.frombuffer(data, "u1") != 0
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (np.frombuffer(data, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, f"{order}{dtype}").astype(dtype, copy=False)
+
+
+def view(values: np.ndarray, args: tuple[Any, ...], most: int) -> np.ndarray:
+    """A tensor, by the arguments that it is rebuilt with, as a view of the values of its storage.
+
+    Raises ValueError if it reaches beyond them, or has more than ``most`` values (those of a stride 0 take no bytes).
+    """
+    _, offset, size, stride, _, _, *more = args
+    need(not any(more), "a tensor with a conjugate or negative bit")
+    whole = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (None,)
+    need(all(type(n) is int and n >= 0 for n in whole) and len(size) == len(stride), "a tensor without a shape")
+    if 0 in size:
+        return np.empty(size, dtype=values.dtype)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    need(last < len(values), f"a tensor that reaches to value {last} of a storage of {len(values)}")
+    need(prod(size) <= most, "tensors of more values than the file has bytes")
+    steps = tuple(step * values.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
+
+
+class _Archive:
+    """The storages of an archive as arrays, each read once, and what refers to them as plain values."""
+
+    def __init__(self, file: zipfile.ZipFile, size: int, only: Collection[str] | None) -> None:
+        need(sum(entry.compress_size for entry in file.infolist()) <= size, "entries that overlap")
+        names = {name for name in file.namelist() if name.endswith("/data.pkl") and name.count("/") == 1}
+        need(len(names) == 1, "no data.pkl")
+        self.file, self.folder, self.only, self.room = file, names.pop().removesuffix("data.pkl"), only, size
+        big = f"{self.folder}byteorder" in file.namelist() and self.content("byteorder") == b"big"
+        self.order = ">" if big else "<"
+        self.storages: dict[tuple[Any, str], np.ndarray] = {}
+        self.done: dict[int, Any] = {}  # what several refer to is made once, so sharing costs nothing
+
+    def content(self, name: str) -> bytes:
+        """The bytes of one entry. torch stores them as they are: compressed ones could be of any size once unpacked."""
+        entry = self.file.getinfo(self.folder + name)
+        need(entry.compress_type == zipfile.ZIP_STORED, "compressed entries")
+        return self.file.read(entry)
+
+    def tensor(self, args: tuple[Any, ...]) -> np.ndarray:
+        """A tensor as a view of its storage."""
+        need(name_of(args[0]) == "storage" and len(args[0].args) == 5, "a tensor without a storage")
+        _, kind, key, _, count = args[0].args
+        need(isinstance(key, str), "a storage without a key")
+        if (kind, key) not in self.storages:
+            self.storages[kind, key] = numbers(self.content(f"data/{key}"), kind, self.order)
+        values = self.storages[kind, key]
+        need(len(values) == count, f"a storage of {len(values)} values that should have {count}")
+        tensor = view(values, args, self.room)
+        self.room -= tensor.size
+        return tensor
+
+    def plain(self, value: Any) -> Any:
+        """Notes as arrays, records and plain values, containers likewise."""
+        if value is None or isinstance(value, bool | int | float | str | bytes):
+            return value
+        if id(value) not in self.done:
+            self.done[id(value)] = self._plain(value)
+        return self.done[id(value)]
+
+    def _plain(self, value: Any) -> Any:
+        name = name_of(value)
+        if is_array(value):
+            return array_of(value)
+        if name == "scalar":
+            return item_of(value)
+        if name == "_rebuild_tensor_v2":
+            return self.tensor(value.args)
+        if name == "Data":
+            return self._record(value.state)
+        if isinstance(value, list | tuple):
+            items = [self.plain(item) for item in value]
+            return tuple(items) if isinstance(value, tuple) else items
+        need(isinstance(value, dict), f"a value of kind '{name}'")
+        need(all(isinstance(key, str | int) for key in value), "a dict whose keys are neither text nor numbers")
+        return {key: self.plain(item) for key, item in dict.items(value)}
+
+    def _record(self, state: Any) -> Record:
+        """Attributes are in the mapping of a storage, or, as torch_geometric 1 wrote them, in the object itself."""
+        need(isinstance(state, dict), "a Data without content")
+        if "_store" in state:
+            state = state["_store"].state["_mapping"] if name_of(state["_store"]) == "GlobalStorage" else None
+        need(isinstance(state, dict) and all(isinstance(name, str) for name in state), "a Data without attributes")
+        chosen = state if self.only is None else [name for name in state if name in self.only]
+        return Record(tuple(state), {name: self.plain(state[name]) for name in chosen})

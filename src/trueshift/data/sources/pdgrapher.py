@@ -114,6 +114,8 @@ def _check_genes(symbols: list[str], expected: list[str], path: str | Path, file
 def _line(line: str, samples: list[Any], genes: list[str], path: str | Path) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """The rows of one cell line and their values, row by row or in blocks; samples are dropped as they are read."""
     count = len(samples)
+    if count * len(genes) > Path(path).stat().st_size:  # a small file would become a table of any size
+        raise ContractError(f"{path}: {count} samples × {len(genes)} genes, but the file is smaller; write them anew")
     values = np.empty((count, len(genes)), dtype=np.float32)
     controls: list[np.ndarray] = []
     number: dict[bytes, int] = {}

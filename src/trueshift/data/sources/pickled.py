@@ -1,6 +1,6 @@
 """Source format ``pickled``: a row-aligned pair of pickled pandas DataFrames, treated profiles and their controls.
 
-Read by :mod:`trueshift.data.pickles.inert`, which runs nothing of a file. An entry::
+Read by :mod:`trueshift.data.pickles.tables`, which runs nothing of a file. An entry::
 
     kind: profile
     source: {format: pickled, treated: "{data}/treated.pkl", control: "{data}/control.pkl"}
@@ -11,64 +11,85 @@ Read by :mod:`trueshift.data.pickles.inert`, which runs nothing of a file. An en
       control_id: control_id
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from isal import isal_zlib
 
 from trueshift.contract import CONTROL, ContractError
 from trueshift.data.canonical.columns import number_text
 from trueshift.data.options import choices
-from trueshift.data.pickles import frame_rows
-from trueshift.data.pickles.frame_rows import Chunks, ahead
-from trueshift.data.pickles.inert import Frame, read_frame
-from trueshift.data.pickles.once import Once
-from trueshift.values import Writer, is_large
+from trueshift.data.pickles.tables import Table, read_table
+from trueshift.values import Writer, all_finite, is_large
 
 FILES = ("treated", "control")
 METADATA = ("sig_id", "idx", "pert_id", "cell_id", "pert_idose", "smiles")
 ALIGNED = ("sig_id", "idx", "cell_id")  # equal in row i of both files
+ROWS = 512  # converted together: few enough that both what is read and what is written stay in the caches of a CPU
 
 
-# --- what the pair must hold --------------------------------------------------------------------------
+@dataclass
+class _Side:
+    """What one file of the pair says beside its values: ``text`` of the aligned columns, the ``others`` as they are."""
+
+    path: Path
+    rows: int
+    genes: list[str]
+    text: dict[str, list[str]]
+    others: dict[str, np.ndarray]
 
 
-def _require(table: Frame, columns: tuple[str, ...]) -> None:
-    for name in columns:
-        if name not in table.names:
-            raise ContractError(f"{table.path}: no column '{name}'; {choices(name, table.names)}")
-
-
-def _genes(table: Frame) -> list[str]:
-    """The names of the gene columns: all but the metadata. One that is not of numbers is refused by name."""
-    genes = [name for name in table.names if name not in METADATA]
+def _side(table: Table, wanted: tuple[str, ...]) -> _Side:
+    """Takes the metadata of a table. Raises :class:`ContractError` if a column lacks, or a gene is not of numbers."""
+    path, columns = table.path, table.columns
+    for name in wanted:
+        if name not in columns:
+            raise ContractError(f"{path}: no column '{name}'; {choices(name, list(columns))}")
+    genes = [name for name in columns if name not in METADATA]
     if not genes:
-        raise ContractError(f"{table.path}: no gene columns; there are only {', '.join(table.names)}")
+        raise ContractError(f"{path}: no gene columns; there are only {', '.join(columns)}")
     if not table.rows:
-        raise ContractError(f"{table.path}: no rows")
-    for places, values in table.blocks:
-        if values.dtype.kind in "fiub":
-            continue
-        for row, place in enumerate(places):
-            if table.names[place] not in METADATA:
-                raise ContractError(
-                    f"{table.path}: gene column '{table.names[place]}' is not numeric (such as "
-                    f"{str(values[row, 0])[:40]!a}); remove it, or make it numeric"
-                )
-    return genes
+        raise ContractError(f"{path}: no rows")
+    for name in genes:
+        if columns[name].dtype.kind not in "fiub":
+            raise ContractError(
+                f"{path}: gene column '{name}' is not numeric (such as {str(columns[name][0])[:40]!a}); remove it, or "
+                "make it numeric"
+            )
+    text = {name: [_label(value) for value in columns[name].astype(object)] for name in ALIGNED}
+    others = {name: columns[name].astype(object) for name in wanted if name not in ALIGNED}
+    return _Side(path, table.rows, genes, text, others)
 
 
-def _labels(table: Frame, name: str) -> list[str]:
-    """A column as text, "" where there is none."""
-    column = table.column(name)
-    return [x.strip() if type(x) is str else "" if x is None or x != x else number_text(x) for x in column]
+def _label(value: object) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    return "" if value is None or value != value else number_text(value)
+
+
+def _chunks(table: Table, genes: list[str], ids: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """The genes chunk by chunk: the first row of each, and its values, float32, (rows, genes).
+
+    A negative zero becomes zero. Raises :class:`ContractError` at a value that is NaN or infinite.
+    """
+    columns = [table.columns[gene] for gene in genes]
+    for start in range(0, table.rows, ROWS):
+        chunk = np.empty((min(ROWS, table.rows - start), len(genes)), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            for place, column in enumerate(columns):
+                chunk[:, place] = column[start : start + ROWS]
+        chunk += np.float32(0)
+        if not all_finite(chunk):
+            row, place = (int(x[0]) for x in np.nonzero(~np.isfinite(chunk)))
+            raise ContractError(
+                f"{table.path}: gene '{genes[place]}' is NaN or infinite in row {start + row} (sig_id "
+                f"{ids[start + row]}); fill such values in or remove the row from both files"
+            )
+        yield start, chunk
 
 
 class _Table:
@@ -80,88 +101,28 @@ class _Table:
     def put(self, start: int, rows: np.ndarray) -> None:
         self.values[start : start + len(rows)] = rows
 
-    def row(self, number: int) -> np.ndarray:
-        return self.values[number]
-
     def table(self, obs: pd.DataFrame, var: pd.DataFrame) -> ad.AnnData:
         return ad.AnnData(self.values[: len(obs)], obs=obs, var=var)
 
 
-@dataclass
-class _Side:
-    """What one file of the pair says beside its values: ``text`` of the aligned columns, the ``others`` as they are."""
-
-    file: Once
-    rows: int
-    genes: list[str]
-    text: dict[str, list[str]]
-    others: dict[str, np.ndarray]
-    by_row: bool
-    _table: Frame | None
-
-    @property
-    def path(self) -> Path:
-        return self.file.path
-
-    @classmethod
-    def of(cls, file: Once, columns: tuple[str, ...]) -> "_Side":
-        table = read_frame(file.path)
-        _require(table, columns)
-        genes, text = _genes(table), {name: _labels(table, name) for name in ALIGNED}
-        others = {name: table.column(name) for name in columns if name not in ALIGNED}
-        by_row = frame_rows.lies_by_row(table, genes)
-        return cls(file, table.rows, genes, text, others, by_row, table if table.in_file else None)
-
-    def chunks(self, genes: list[str], room: list[np.ndarray], keep: bool) -> Chunks:
-        """As :func:`frame_rows.chunks`, once. Values not in the file are read anew: those of two may be too much."""
-        table, self._table = self._table or read_frame(self.path), None
-        yield from ahead(frame_rows.chunks(table, genes, self.text["sig_id"], self.file, room, keep))
-
-
-def _put_controls(side: _Side, chunks: Chunks, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
+def _put_controls(side: _Side, table: Table, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
     """Puts the distinct rows behind as many as the file has, the place of the treated.
 
     Returns the number of the distinct one of each row of the file, and the first row of each distinct one.
     """
     which = np.empty(side.rows, dtype=np.int64)
-    known: dict[tuple[str, int], list[int]] = {}
+    known: dict[tuple[str, bytes], int] = {}
     first: list[int] = []
-    for start, chunk in chunks:
-        for i, row in enumerate(chunk):
+    for start, chunk in _chunks(table, side.genes, side.text["sig_id"]):
+        for row, values in enumerate(chunk, start):
             # the same profile under two cell lines is two controls: effects need one of their own context
-            alike = known.setdefault((side.text["cell_id"][start + i], isal_zlib.crc32(row)), [])
-            same = next((n for n in alike if np.array_equal(store.row(side.rows + n), row)), None)
-            if same is None:
-                same = len(first)
-                alike.append(same)
-                first.append(start + i)
-                store.put(side.rows + same, row[None])
-            which[start + i] = same
+            key = side.text["cell_id"][row], hashlib.blake2b(values, digest_size=16).digest()
+            if key not in known:
+                known[key] = len(first)
+                store.put(side.rows + len(first), values[None])
+                first.append(row)
+            which[row] = known[key]
     return which, first
-
-
-def _put_treated(chunks: Chunks, store: _Table | Writer, stop: Event) -> None:
-    with closing(chunks):  # nothing reads on when this is over: the checksum may be asked for
-        for start, chunk in chunks:
-            if stop.is_set():
-                return
-            store.put(start, chunk)
-
-
-def _put(treated: _Side, controls: _Side, store: _Table | Writer) -> tuple[np.ndarray, list[int]]:
-    """Puts both; side by side if they lie by row. Otherwise each is in memory while it is read: not two."""
-    genes, by_row = controls.genes, treated.by_row and controls.by_row
-    room = [] if by_row else frame_rows.strips(len(genes), treated.rows)
-    stop = Event()
-    with ThreadPoolExecutor(1) as pool:
-        rest = treated.chunks(genes, room, keep=False), store, stop
-        beside = pool.submit(_put_treated, *rest) if by_row else None
-        try:
-            found = _put_controls(controls, controls.chunks(genes, room, keep=True), store)
-            (beside or pool.submit(_put_treated, *rest)).result()
-        finally:
-            stop.set()
-    return found
 
 
 def _check_pair(treated: _Side, controls: _Side) -> None:
@@ -211,27 +172,29 @@ def read(
     the name of a treated row's control. A control has the name of the first treated row it belongs to with ``/control``
     behind it, ``pert_id`` control, ``pert_idose`` 0 (a filter on doses passes it), no ``idx`` and no SMILES.
 
-    Memory: what is returned, and chunks; values stay in the files until they are converted. Where ``values`` is given,
-    large tables are written there chunk by chunk (:mod:`trueshift.values`), and memory is that of metadata and chunks.
-    Metadata are read, and all but values is checked, before the first value is.
-    Values that pandas holds column by column, or in several blocks, take 4 bytes each besides, for one file at a time,
-    and a file of protocol 2 or older, in which values are text, up to three times its size.
+    Memory: twice the bytes of one file, then one file and what is returned. Where ``values`` is given, a large table is
+    written there chunk by chunk (:mod:`trueshift.values`), so that memory is that of one file. A file of protocol 2 or
+    older, in which values are text, takes up to three times its size.
 
     Raises :class:`ContractError` on a pickle that names anything but what such a frame needs (nothing of a file is
     ever run), a damaged file, rows or genes of the two that do not match, a column that lacks, a ``sig_id`` that
     occurs twice, and on gene values that are not finite numbers.
     """
-    with Once(treated) as one, Once(control) as other:
-        return _joined(_Side.of(one, METADATA), _Side.of(other, ALIGNED), log, values)
-
-
-def _joined(of_treated: "_Side", of_control: "_Side", log: Callable[[str], None], values: Path | None) -> ad.AnnData:
-    _check_ids(of_treated)
-    _check_pair(of_treated, of_control)
-    n, genes = of_treated.rows, of_control.genes
+    table = read_table(control)
+    controls = _side(table, ALIGNED)
+    n, genes = controls.rows, controls.genes
     room = 2 * n, len(genes)
     store = Writer(values, *room) if values and is_large(n, len(genes)) else _Table(*room)
-    which, first = _put(of_treated, of_control, store)
+    which, first = _put_controls(controls, table, store)
+    del table  # before the other file is read
+
+    table = read_table(treated)
+    of_treated = _side(table, METADATA)
+    _check_ids(of_treated)
+    _check_pair(of_treated, controls)
+    for start, chunk in _chunks(table, genes, of_treated.text["sig_id"]):
+        store.put(start, chunk)
+    del table
 
     ids, d = of_treated.text["sig_id"], len(first)
     names = [f"{ids[row]}/control" for row in first]
