@@ -23,7 +23,7 @@ def plans(workflow: Any) -> bool:
 
 def makes_tables(workflow: Any) -> bool:
     """Whether the run that is planned makes tables, by its targets; not so where one result of a model is asked for."""
-    if not plans(workflow):
+    if not plans(workflow) or workflow.dag_settings is None:  # as where environments alone are built
         return False
     targets = workflow.dag_settings.targets
     return not targets or any(name == "all" or "/tables/" in name for name in targets)
