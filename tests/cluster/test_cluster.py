@@ -89,7 +89,7 @@ class Troubles(threading.Thread):
                     slurm("scancel", job)
                     self.cancelled = job
                     slurm("scontrol", "update", "nodename=n2", "state=drain", "reason=test")
-                    self.drained = max(map(int, self.comments))
+                    self.drained = max(int(job) for (job,) in slurm("squeue", "-h", "-a", "-o", "%i"))
             finished = {path: when for path, when in costs(self.project).items() if time.time() - when > 15}
             if self.cancelled and not self.finished and len(finished) >= 3:  # by then the driver has heard of them
                 self.driver.kill()
@@ -117,24 +117,31 @@ class Troubles(threading.Thread):
                     self.hanging = process.pid
 
 
-def started(project, more, name):
+def started(project, more, name, *arguments):
     """A driver in the background; what it says goes to a file, for a pipe that nobody reads would fill up."""
+    command = project.command(*(arguments or PROFILE), more=more)
     with (project.folder / name).open("w") as output:
-        return psutil.Popen(
-            project.command(*PROFILE, more=more), cwd=project.folder, stdout=output, stderr=subprocess.STDOUT
-        )
+        return psutil.Popen(command, cwd=project.folder, stdout=output, stderr=subprocess.STDOUT)
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    """The same configuration, run on this machine alone."""
+def begun(tmp_path_factory):
+    """The same configuration on this machine alone, on one core, begun before the first job is submitted."""
     project = Project(tmp_path_factory.mktemp("local"))
-    project.snakemake("--cores", "2", "--resources", "gpu=2", more=configured(project.folder))
+    more = configured(project.folder)
+    return project, started(project, more, "local.txt", "--cores", "1", "--resources", "gpu=1")
+
+
+@pytest.fixture(scope="module")
+def local(begun):
+    """The same configuration, run on this machine alone."""
+    project, driver = begun
+    assert driver.wait() == 0, (project.folder / "local.txt").read_text()
     return project
 
 
 @pytest.fixture(scope="module")
-def submitted(cluster, tmp_path_factory):
+def submitted(cluster, begun, tmp_path_factory):
     """The project after the troubles, what the driver that was started again said, and the troubles."""
     project = Project(tmp_path_factory.mktemp("submitted"), DRIVER)
     more = configured(project.folder)
