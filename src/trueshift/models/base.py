@@ -62,9 +62,14 @@ class Model(ABC):
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
 
+    def params(self, *but: str) -> dict[str, Any]:
+        """The hyperparameters and the seed by name, as ``get_params`` of scikit-learn, without those named ``but``."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", *but)]
+        return {name: getattr(self, name) for name in names}
+
     def check_fitted(self) -> None:
         """Raises :class:`ContractError` while the instance holds nothing but its hyperparameters."""
-        if set(vars(self)) <= set(inspect.signature(type(self).__init__).parameters):
+        if vars(self).keys() <= self.params().keys():
             raise ContractError(f"{type(self).__name__} has learnt nothing yet: call fit or load before predict")
 
     def check_choices(self) -> None:

@@ -5,7 +5,6 @@ Bunne et al. 2023, "Learning single-cell perturbation responses using neural opt
 the perturbed cells; the weights are chosen on validation cells (the authors' code: on those under test).
 """
 
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,10 +145,8 @@ class CellOT(Model):
             )
 
     def _fingerprint(self, train: ad.AnnData) -> str:
-        names = set(inspect.signature(CellOT.__init__).parameters) - {"self", "threads"}
-        settings = {name: getattr(self, name) for name in names}
         labels = train.obs[["perturbation", "context", "batch", "role"]].astype(str)
-        return fingerprint(settings, train.X, labels.to_numpy(str))
+        return fingerprint(self.params("threads"), train.X, labels.to_numpy(str))
 
     def _train_autoencoder(
         self,
