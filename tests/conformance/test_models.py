@@ -15,7 +15,7 @@ from screen import QUESTIONS, Screen
 
 from trueshift import gpu
 from trueshift.contract import CONDITION, ContractError, Pairs, check_prediction, dense, input_controls, metadata
-from trueshift.models.base import Model, build
+from trueshift.models.base import Model, Query, Training, build
 from trueshift.tracking import Run
 
 FLOOR = "trueshift.models.no_change.NoChange"  # the one model that is not to beat itself
@@ -34,7 +34,7 @@ def pairs_for(entry: dict, kind: str) -> Pairs | None:
 def _fitted(text: str, kind: str, seed: int, again: int) -> Model:
     entry = json.loads(text)
     model = build(entry["settings"], seed)
-    returned = model.fit(screen(kind).train.copy(), pairs_for(entry, kind), Run())
+    returned = model.fit(Training(screen(kind).train.copy(), pairs_for(entry, kind)), Run())
     assert returned is model, "fit must return self"
     return model
 
@@ -99,7 +99,7 @@ def test_every_variant_is_accepted(entry: dict) -> None:
 
 def test_is_not_trained_by_the_constructor(entry: dict) -> None:
     with pytest.raises(ContractError):
-        build(entry["settings"], 0).predict(ask(entry, "seen"))
+        build(entry["settings"], 0).predict(Query(ask(entry, "seen")))
 
 
 @pytest.mark.parametrize("ability", QUESTIONS)
@@ -107,9 +107,9 @@ def test_answers_what_it_can_and_refuses_the_rest(entry: dict, ability: str) -> 
     model, query = fitted(entry), ask(entry, ability)
     if ability not in entry["can"]:
         with pytest.raises(ContractError):
-            model.predict(query)
+            model.predict(Query(query))
         return
-    prediction = model.predict(query)
+    prediction = model.predict(Query(query))
     check_prediction(prediction, query, "prediction")
     assert metadata(prediction)["output"] == entry["output"]
 
@@ -117,19 +117,19 @@ def test_answers_what_it_can_and_refuses_the_rest(entry: dict, ability: str) -> 
 def test_answers_every_kind_it_declares(entry: dict) -> None:
     for kind in entry["kinds"]:
         query = ask(entry, "seen", kind)
-        check_prediction(fitted(entry, kind).predict(query), query, "prediction")
+        check_prediction(fitted(entry, kind).predict(Query(query)), query, "prediction")
 
 
 def test_same_seed_same_bits(entry: dict) -> None:
     query = ask(entry, "seen")
-    first, second = fitted(entry).predict(query), fitted(entry, again=1).predict(query)
+    first, second = fitted(entry).predict(Query(query)), fitted(entry, again=1).predict(Query(query))
     assert np.array_equal(dense(first.X), dense(second.X))
-    assert np.array_equal(dense(first.X), dense(fitted(entry).predict(query).X)), "a second answer differs"
+    assert np.array_equal(dense(first.X), dense(fitted(entry).predict(Query(query)).X)), "a second answer differs"
 
 
 def test_seed_matters_only_as_declared(entry: dict) -> None:
     query = ask(entry, "seen")
-    one, other = dense(fitted(entry).predict(query).X), dense(fitted(entry, seed=1).predict(query).X)
+    one, other = dense(fitted(entry).predict(Query(query)).X), dense(fitted(entry, seed=1).predict(Query(query)).X)
     assert np.array_equal(one, other) == entry["deterministic"]
 
 
@@ -142,7 +142,7 @@ def test_saves_and_loads_without_pickle(entry: dict, tmp_path: Path) -> None:
         _refuse_pickle(path)
     loaded = build(entry["settings"], 0)
     assert loaded.load(tmp_path) is loaded
-    assert np.array_equal(dense(model.predict(query).X), dense(loaded.predict(query).X))
+    assert np.array_equal(dense(model.predict(Query(query)).X), dense(loaded.predict(Query(query)).X))
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -163,8 +163,8 @@ def test_leaves_its_input_as_it_was(entry: dict) -> None:
     kind = entry["kinds"][0]
     train, query = screen(kind).train.copy(), ask(entry, "seen")
     before_train, before_query = snapshot(train), snapshot(query)
-    model = build(entry["settings"], 0).fit(train, pairs_for(entry, kind), Run())
-    model.predict(query)
+    model = build(entry["settings"], 0).fit(Training(train, pairs_for(entry, kind)), Run())
+    model.predict(Query(query))
     for what, before, after in (("train", before_train, snapshot(train)), ("query", before_query, snapshot(query))):
         changed = [part for part in before if not same(before[part], after[part])]
         assert not changed, f"{what}: {changed} changed"
@@ -173,7 +173,7 @@ def test_leaves_its_input_as_it_was(entry: dict) -> None:
 def test_order_of_the_question_is_the_order_of_the_answer(entry: dict) -> None:
     conditions = QUESTIONS["seen"]
     forth, back = (screen(entry["kinds"][0]).query(c) for c in (conditions, conditions[::-1]))
-    one, other = fitted(entry).predict(forth), fitted(entry).predict(back)
+    one, other = fitted(entry).predict(Query(forth)), fitted(entry).predict(Query(back))
     check_prediction(other, back, "prediction")
     if entry["output"] == "profile":
         assert np.array_equal(dense(one.X), dense(other.X)[::-1])
@@ -185,15 +185,15 @@ def test_asks_for_what_it_needs(entry: dict) -> None:
         bare = screen(kind).train[:, 6:].copy()  # neither tables nor the target genes
         del bare.uns["perturbation_features"]
         with pytest.raises(ContractError, match="features"):
-            build(entry["settings"], 0).fit(bare, pairs_for(entry, kind), Run())
+            build(entry["settings"], 0).fit(Training(bare, pairs_for(entry, kind)), Run())
     if "structures" in entry["needs"]:
         bare = screen(kind).train.copy()
         del bare.uns["structures"]
         with pytest.raises(ContractError, match="structures"):
-            build(entry["settings"], 0).fit(bare, pairs_for(entry, kind), Run())
+            build(entry["settings"], 0).fit(Training(bare, pairs_for(entry, kind)), Run())
     if "pairs" in entry["needs"]:
         with pytest.raises(ContractError, match="pairs"):
-            build(entry["settings"], 0).fit(screen(kind).train.copy(), None, Run())
+            build(entry["settings"], 0).fit(Training(screen(kind).train.copy()), Run())
 
 
 def test_asks_for_sums_in_a_fixed_order_before_it_computes_on_a_gpu(
@@ -214,16 +214,16 @@ def test_asks_for_sums_in_a_fixed_order_before_it_computes_on_a_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "deterministic", asked)
     with pytest.raises(AskedError):
-        build(entry["settings"], 0).fit(screen(kind).train.copy(), pairs_for(entry, kind), Run())
+        build(entry["settings"], 0).fit(Training(screen(kind).train.copy(), pairs_for(entry, kind)), Run())
     with pytest.raises(AskedError):
-        model.predict(query)
+        model.predict(Query(query))
 
 
 def test_learns_the_effect(entry: dict) -> None:
     query = ask(entry, "seen")
     inputs = np.stack([dense(query.X)[rows].mean(axis=0) for rows in input_controls(query)])
     truth = screen(entry["kinds"][0]).delta(query)
-    predicted = profiles(fitted(entry).predict(query), query) - inputs
+    predicted = profiles(fitted(entry).predict(Query(query)), query) - inputs
     explained = 1 - ((truth - predicted) ** 2).sum() / (truth**2).sum()
     if entry["class"] == FLOOR:
         assert abs(explained) < 1e-4

@@ -26,6 +26,7 @@ from trueshift.evaluation.pair import Pair
 from trueshift.evaluation.reference import TestCells, truth_statistics
 from trueshift.evaluation.scoring import score
 from trueshift.evaluation.truth import Truth
+from trueshift.models.base import Query, Training
 from trueshift.models.mean_shift import MeanShift
 from trueshift.models.no_change import NoChange
 
@@ -109,7 +110,7 @@ def value(scores: pd.DataFrame, metric: str) -> float:
 
 
 def mean_shift(held: Held) -> pd.DataFrame:
-    return held.score(MeanShift().fit(held.train).predict(held.query))
+    return held.score(MeanShift().fit(Training(held.train)).predict(Query(held.query)))
 
 
 def test_kang_isg15(kang: ad.AnnData) -> None:
@@ -135,7 +136,7 @@ def test_kang_mean_of_five(held: dict[str, Held]) -> None:
 
 
 def test_kang_no_change_explodes_in_the_centred_form_only(held: dict[str, Held]) -> None:
-    frames = [h.score(NoChange().fit(h.train).predict(h.query)) for h in held.values()]
+    frames = [h.score(NoChange().fit(Training(h.train)).predict(Query(h.query))) for h in held.values()]
     scores = pd.concat(frames)
     assert value(scores, "r2_topk") == pytest.approx(0, abs=1e-6)
     assert value(scores, "r2_centered_topk") == pytest.approx(-7.97, abs=5e-3)
@@ -143,7 +144,7 @@ def test_kang_no_change_explodes_in_the_centred_form_only(held: dict[str, Held])
 
 def test_kang_distances_between_cells_on_cd14(held: dict[str, Held]) -> None:
     h, cells = held[CD14], {"metrics": ["e_distance", "mmd2"]}
-    still = h.score(NoChange().fit(h.train).predict(h.query), cells)
+    still = h.score(NoChange().fit(Training(h.train)).predict(Query(h.query)), cells)
     assert value(still, "e_distance") == pytest.approx(12.1167, abs=5e-5)
     assert value(still, "mmd2") == pytest.approx(0.1694, abs=5e-5)
     assert value(h.duplicate(cells), "e_distance") == pytest.approx(0.0783, abs=5e-5)
@@ -155,7 +156,7 @@ def test_glioma_has_no_detectable_effect(glioma: Held) -> None:
 
 
 def test_glioma_no_change_wins_with_a_shared_reference_and_not_with_ours(glioma: Held) -> None:
-    truth, prediction = glioma.truth, NoChange().fit(glioma.train).predict(glioma.query)
+    truth, prediction = glioma.truth, NoChange().fit(Training(glioma.train)).predict(Query(glioma.query))
     shared = Pair.of(truth.mean, prediction.X, truth.control_reference, truth.control_reference, truth.order)
     assert pearson2_topk(shared, 20).value.mean() == pytest.approx(0.4524, abs=5e-5)
 

@@ -12,7 +12,7 @@ from trueshift.contract import CONDITION, component_doses, make_prediction
 from trueshift.data.canonical.canonicalise import canonicalise
 from trueshift.evaluation.external import adopt
 from trueshift.models.additive import Additive
-from trueshift.models.base import total_dose
+from trueshift.models.base import Query, Training, total_dose
 
 LARGE, BOTH = "1e+12", "1e+12+2"
 
@@ -56,7 +56,7 @@ def test_doses_are_summed() -> None:
 
 
 def test_additive_takes_the_effect_at_the_dose_asked() -> None:
-    predicted = Additive().fit(TRAIN).predict(question(TRAIN)).X
+    predicted = Additive().fit(Training(TRAIN)).predict(Query(question(TRAIN))).X
     np.testing.assert_allclose(predicted, [[3, 1], [3, 5]])
 
 

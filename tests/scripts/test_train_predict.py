@@ -140,19 +140,20 @@ class Spy(Model):
         super().__init__(seed=seed)
         self.fails = fails
         self.extra = extra
-    def fit(self, train, pairs=None, run=None):
+    def fit(self, given, run=None):
         run.log(1, loss=0.5)
         if self.fails:
             raise RuntimeError("out of memory")
-        self.seen = [self.seed, str(run.resume), pairs.perturbed.tolist()]
+        self.seen = [self.seed, str(run.resume), given.pairs.perturbed.tolist()]
         return self
     def save(self, folder):
         Path(folder, "seen.json").write_text(json.dumps(self.seen))
     def load(self, folder):
         self.seen = json.loads(Path(folder, "seen.json").read_text())
         return self
-    def predict(self, query):
+    def predict(self, asked_for):
         import numpy as np
+        query = asked_for.cells
         return make_prediction(query, np.full((2, 3), np.nan if self.extra else 1.0))
 """
 

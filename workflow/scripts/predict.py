@@ -7,6 +7,7 @@ from pathlib import Path
 from trueshift.command import run
 from trueshift.contract import check_intact, check_prediction, read_h5ad, write_h5ad
 from trueshift.lease import lease
+from trueshift.models.base import Query
 from trueshift.models.coverage import load_trained, predict_covered
 from trueshift.tracking import cost
 
@@ -26,7 +27,7 @@ def main() -> None:
     with cost("predict", args.cost, cpu_fallback=lease(args.gpus)):
         query = read_h5ad(args.query)
         model = load_trained(args.model, args.settings, args.seed)
-        prediction = predict_covered(model, query, args.settings)
+        prediction = predict_covered(model, Query(query), args.settings)
         check_prediction(prediction, query, args.out)
         write_h5ad(prediction, args.out)
 

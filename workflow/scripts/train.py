@@ -7,7 +7,7 @@ from pathlib import Path
 from trueshift.command import labels, run
 from trueshift.contract import atomic_folder, read_h5ad, read_pairs
 from trueshift.lease import lease
-from trueshift.models.base import build
+from trueshift.models.base import Training, build
 from trueshift.models.coverage import fit_covered
 from trueshift.tracking import Run, cost
 
@@ -28,13 +28,12 @@ def main() -> None:
 
     with cost("train", args.cost, cpu_fallback=lease(args.gpus)):
         model = build(args.settings, args.seed)
-        train = read_h5ad(args.train)
-        pairs = read_pairs(args.pairs) if args.pairs else None
+        given = Training(read_h5ad(args.train), read_pairs(args.pairs) if args.pairs else None)
         of_run = [args.labels.get(label, "") for label in ("dataset", "split", "fold", "model", "variant", "seed")]
         names = {**args.tracking, "group": "/".join(of_run[:3]), "name": "/".join(of_run[3:])}
         config = {**args.settings, "seed": args.seed}
         with Run(resume=args.resume, folder=args.resume.parent, config=config, **names) as tracker:
-            trained = fit_covered(model, train, pairs, args.settings, tracker)
+            trained = fit_covered(model, given, args.settings, tracker)
         with atomic_folder(args.out) as folder:
             trained.save(folder)
 

@@ -5,8 +5,8 @@ from typing import Self
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import ContractError, Pairs, asked, component_doses, components, make_prediction
-from trueshift.models.base import ArrayModel, centroids, query_controls, refuse
+from trueshift.contract import ContractError, asked, component_doses, components, make_prediction
+from trueshift.models.base import ArrayModel, Query, Training, centroids, query_controls, refuse
 from trueshift.models.effects import Effects
 from trueshift.tracking import Run
 
@@ -19,18 +19,20 @@ class Additive(ArrayModel):
     ``n_seen`` of the asked conditions says how many were); a single asked for alone that was not trained is refused.
     """
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Keeps the δ of the S training conditions with one perturbation, shape (S, G)."""
+        train = given.cells
         seen = Effects.of(centroids(train))
         single = np.array([len(components(name)) == 1 for name in seen.conditions[:, 1].tolist()])
         self.state = {"conditions": seen.conditions[single], "deltas": seen.deltas[single]}
         return self
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         seen = Effects(**self.state)
-        asked_for = asked(query)["perturbation"].astype(str)
-        alone = np.array([len(components(name)) == 1 and name not in seen for name in asked_for])
+        labels = asked(query)["perturbation"].astype(str)
+        alone = np.array([len(components(name)) == 1 and name not in seen for name in labels])
         refuse(query, alone, ["perturbation"], "additive")
         values = query_controls(query)
         for row, condition in enumerate(asked(query)[["context", "perturbation", "dose"]].astype(str).to_numpy()):

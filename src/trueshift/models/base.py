@@ -36,6 +36,21 @@ SAME_FEATURES = "features do not differ"
 TOO_FEW_CELLS = "too few cells to train on"
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a model learns from: ``cells``, as train.h5ad holds them, and for a model that needs them ``pairs``."""
+
+    cells: ad.AnnData
+    pairs: Pairs | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a model is asked: ``cells``, the input controls as query.h5ad holds them, with the conditions asked."""
+
+    cells: ad.AnnData
+
+
 class Model(ABC):
     """Base of all models.
 
@@ -47,9 +62,14 @@ class Model(ABC):
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
 
+    def params(self, *but: str) -> dict[str, Any]:
+        """The hyperparameters and the seed by name, as ``get_params`` of scikit-learn, without those named ``but``."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", *but)]
+        return {name: getattr(self, name) for name in names}
+
     def check_fitted(self) -> None:
         """Raises :class:`ContractError` while the instance holds nothing but its hyperparameters."""
-        if set(vars(self)) <= set(inspect.signature(type(self).__init__).parameters):
+        if vars(self).keys() <= self.params().keys():
             raise ContractError(f"{type(self).__name__} has learnt nothing yet: call fit or load before predict")
 
     def check_choices(self) -> None:
@@ -60,11 +80,11 @@ class Model(ABC):
                 raise ContractError(f"{type(self).__name__}: {name} is one of {values}, not {given}")
 
     @abstractmethod
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: "Run | None" = None) -> Self:
-        """Learns from ``train``; ``pairs`` go to models that need them, ``run`` takes progress and checkpoints."""
+    def fit(self, given: Training, run: "Run | None" = None) -> Self:
+        """Learns from what is given; ``run`` takes progress and checkpoints."""
 
     @abstractmethod
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """Predicts the conditions of :func:`trueshift.contract.asked`, see ``make_prediction`` there."""
 
     @abstractmethod

@@ -19,7 +19,6 @@ from trueshift import gpu
 from trueshift.contract import (
     CONTROL,
     ContractError,
-    Pairs,
     asked,
     components,
     make_prediction,
@@ -30,6 +29,8 @@ from trueshift.models.base import (
     SAME_FEATURES,
     CannotLearnError,
     Model,
+    Query,
+    Training,
     check_genes,
     input_cells,
     refuse_unseen,
@@ -157,8 +158,9 @@ class Biolord(Model):
 
     # --- learning -------------------------------------------------------------------------------------
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains on all cells; of the codes, those of the controls are kept."""
+        train = given.cells
         self.check_choices()
         if self.features is not None and self.perturbation_encoder != "features":
             raise ContractError("Biolord: features are for perturbation_encoder: features; write that or drop them")
@@ -283,8 +285,9 @@ class Biolord(Model):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """Cells for every asked condition: as many as the test has, from the input controls of its context."""
+        query = asked_for.cells
         if self.module is None:
             raise ContractError("Biolord has learnt nothing yet: call fit or load first")
         check_genes(query, self.facts["genes"], "Biolord")
@@ -304,10 +307,10 @@ class Biolord(Model):
         if self.batch_attribute:
             of_cells["batch"] = pd.Index(names["batch"]).get_indexer(self.batches[code[rows]])
         conditions = asked(query)
-        asked_for = {name: pd.Index(names[name]).get_indexer(conditions[name].astype(str)) for name in categories}
+        codes = {name: pd.Index(names[name]).get_indexer(conditions[name].astype(str)) for name in categories}
         for name in self._ordered:
-            asked_for[name] = self._inputs(conditions)
-        return make_prediction(query, self._decode(of_cells, asked_for, owner) + self.centre, owner)
+            codes[name] = self._inputs(conditions)
+        return make_prediction(query, self._decode(of_cells, codes, owner) + self.centre, owner)
 
     def _decode(
         self, of_cells: dict[str, np.ndarray], asked_for: dict[str, np.ndarray], owner: np.ndarray

@@ -5,7 +5,6 @@ Bunne et al. 2023, "Learning single-cell perturbation responses using neural opt
 the perturbed cells; the weights are chosen on validation cells (the authors' code: on those under test).
 """
 
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,17 @@ import torch
 from torch import Tensor
 
 from trueshift import gpu
-from trueshift.contract import ContractError, Pairs, asked, make_prediction, read_json, write_json
-from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError, Model, check_genes, input_cells, refuse_unseen
+from trueshift.contract import ContractError, asked, make_prediction, read_json, write_json
+from trueshift.models.base import (
+    TOO_FEW_CELLS,
+    CannotLearnError,
+    Model,
+    Query,
+    Training,
+    check_genes,
+    input_cells,
+    refuse_unseen,
+)
 from trueshift.models.cellot_network import Autoencoder, ConvexNetworks, Transport
 from trueshift.networks.cells_on_device import CellsOnDevice
 from trueshift.networks.set_losses import distances, squared_distances
@@ -97,8 +105,9 @@ class CellOT(Model):
 
     # --- learning -------------------------------------------------------------------------------------
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains the autoencoder, then all maps; checkpoints of the same training in ``run.resume`` are taken up."""
+        train = given.cells
         self._check()
         device = gpu.device()
         role = train.obs["role"].astype(str).to_numpy(str)
@@ -136,10 +145,8 @@ class CellOT(Model):
             )
 
     def _fingerprint(self, train: ad.AnnData) -> str:
-        names = set(inspect.signature(CellOT.__init__).parameters) - {"self", "threads"}
-        settings = {name: getattr(self, name) for name in names}
         labels = train.obs[["perturbation", "context", "batch", "role"]].astype(str)
-        return fingerprint(settings, train.X, labels.to_numpy(str))
+        return fingerprint(self.params("threads"), train.X, labels.to_numpy(str))
 
     def _train_autoencoder(
         self,
@@ -231,8 +238,9 @@ class CellOT(Model):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """Cells for every asked condition: as many as the test has, from the input controls of its context."""
+        query = asked_for.cells
         self.check_fitted()
         check_genes(query, self.facts["genes"], "CellOT")
         number = {name: i for i, name in enumerate(self.facts["perturbations"])}

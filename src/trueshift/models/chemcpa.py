@@ -19,7 +19,6 @@ from scipy import sparse
 from trueshift import gpu
 from trueshift.contract import (
     ContractError,
-    Pairs,
     asked,
     condition_codes,
     dense,
@@ -27,7 +26,16 @@ from trueshift.contract import (
     read_json,
     write_json,
 )
-from trueshift.models.base import TOO_FEW_CELLS, CannotLearnError, Model, check_genes, input_cells, refuse_unseen
+from trueshift.models.base import (
+    TOO_FEW_CELLS,
+    CannotLearnError,
+    Model,
+    Query,
+    Training,
+    check_genes,
+    input_cells,
+    refuse_unseen,
+)
 from trueshift.models.chemcpa_data import Rows, Treatments, drugs_of
 from trueshift.models.chemcpa_network import Adversaries, Batch, ChemCPANetwork, adversary_loss, autoencoder_loss
 from trueshift.models.features import Features
@@ -43,7 +51,6 @@ from trueshift.networks.training import (
 from trueshift.tracking import Run
 
 FEATURE_LIMIT = 10.0
-NOT_SETTINGS = ("threads", "network", "known", "facts")
 ROWS_AT_ONCE = 4096  # of a prediction, and of the rows that the decoder's start is taken from
 
 
@@ -151,14 +158,15 @@ class ChemCPA(Model):
 
     # --- learning -------------------------------------------------------------------------------------
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains on all rows but those of role val; a checkpoint of the same training in ``run.resume`` is taken up."""
+        train = given.cells
         if self.adversary_every < 2:
             raise ContractError(
                 f"chemCPA: adversary_every {self.adversary_every} leaves the autoencoder no step; take 2"
             )
         device = gpu.device()
-        settings = {name: value for name, value in vars(self).items() if name not in NOT_SETTINGS}
+        settings = self.params("threads")
 
         rows = Rows.of(train)
         phases = self._phases(train, rows)
@@ -346,12 +354,13 @@ class ChemCPA(Model):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """Cells for every asked condition, one for each input control drawn by ``input_cells``.
 
         Raises :class:`ContractError` for a context that has not even controls in training, and for a drug without
         features.
         """
+        query = asked_for.cells
         self.check_fitted()
         check_genes(query, self.facts["genes"], "chemCPA")
         contexts = self.facts["contexts"]

@@ -8,7 +8,7 @@ every condition unanswered. See :func:`unanswered` of :mod:`trueshift.contract`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from trueshift.contract import (
     unanswered,
     write_json,
 )
-from trueshift.models.base import NO_FEATURES, CannotLearnError, Model, UnseenError, build
+from trueshift.models.base import NO_FEATURES, CannotLearnError, Model, Query, Training, UnseenError, build
 from trueshift.models.features import TARGET_EXPRESSION
 from trueshift.tracking import Run
 
@@ -46,10 +46,11 @@ class NothingLearnt:
     message: str
     reason: str
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """A prediction without rows, every condition asked in its ``uns["unanswered"]``."""
+        query = asked_for.cells
         print(f"left unanswered: all {len(asked(query))} conditions; {self.message}")
-        return _left_out(_without_rows(query), query, np.full(len(asked(query)), True), self.reason)
+        return _left_out(_without_rows(asked_for), query, np.full(len(asked(query)), True), self.reason)
 
     def save(self, folder: Path) -> None:
         """Writes ``nothing_learnt.json``."""
@@ -57,14 +58,14 @@ class NothingLearnt:
 
 
 def fit_covered(
-    model: Model, train: ad.AnnData, pairs: Pairs | None, settings: Mapping[str, Any], run: Run | None = None
+    model: Model, given: Training, settings: Mapping[str, Any], run: Run | None = None
 ) -> Model | NothingLearnt:
     """Trains a model on what :func:`train_on_covered` leaves it; returns it, or what stands for it if it cannot learn.
 
     Only a :class:`trueshift.models.base.CannotLearnError` is taken for that. Any other error is raised.
     """
     try:
-        return model.fit(*train_on_covered(train, pairs, settings), run)
+        return model.fit(train_on_covered(given, settings), run)
     except CannotLearnError as error:
         print(f"nothing learnt, all conditions will be left unanswered: {error}")
         return NothingLearnt(str(error), error.reason)
@@ -113,18 +114,17 @@ def _known(adata: ad.AnnData, settings: Mapping[str, Any]) -> list[tuple[set[str
     return known
 
 
-def train_on_covered(
-    train: ad.AnnData, pairs: Pairs | None, settings: Mapping[str, Any]
-) -> tuple[ad.AnnData, Pairs | None]:
+def train_on_covered(given: Training, settings: Mapping[str, Any]) -> Training:
     """What a model can learn from: controls, the covered perturbations and their sets. Prints what is left out.
 
-    The rows of ``pairs`` are those of the ``train`` returned. Raises
+    The rows of the pairs returned are those of the cells returned. Raises
     :class:`trueshift.models.base.CannotLearnError` if no training cell or profile of a covered perturbation is left.
     """
+    train, pairs = given.cells, given.pairs
     labels = train.obs["perturbation"].astype(str).to_numpy()
     kept = covered(labels, train, settings)
     if kept.all():
-        return train, pairs
+        return given
     left_out = sorted(set(labels[~kept]))
     learnt = kept & ~train.obs["is_control"].to_numpy(bool) & (train.obs["role"] == "train").to_numpy()
     if not learnt.any():
@@ -142,36 +142,38 @@ def train_on_covered(
         values = {name: value[sets] for name, value in vars(pairs).items()}
         values |= {name: row[values[name]] for name in ("perturbed", "control")}
         pairs = Pairs(**values)
-    return train[kept].copy(), pairs
+    return replace(given, cells=train[kept].copy(), pairs=pairs)
 
 
-def predict_covered(model: Model | NothingLearnt, query: ad.AnnData, settings: Mapping[str, Any]) -> ad.AnnData:
+def predict_covered(model: Model | NothingLearnt, asked_for: Query, settings: Mapping[str, Any]) -> ad.AnnData:
     """The prediction of what can be asked of the model; the rest in its ``uns["unanswered"]``, with the reason.
 
     Where nothing can be asked, the prediction has no rows.
     """
+    query = asked_for.cells
     kept = covered(asked(query)["perturbation"], query, settings)
     if kept.all():
-        return _predict_seen(model, query)
+        return _predict_seen(model, asked_for)
     print(f"not asked of the model, without {_words(settings)}: {(~kept).sum()} of {len(kept)} conditions")
-    prediction = _predict_seen(model, _asking(query, kept)) if kept.any() else _without_rows(query)
+    prediction = _predict_seen(model, _asking(asked_for, kept)) if kept.any() else _without_rows(asked_for)
     return _left_out(prediction, query, ~kept, NO_FEATURES)
 
 
-def _predict_seen(model: Model | NothingLearnt, query: ad.AnnData) -> ad.AnnData:
+def _predict_seen(model: Model | NothingLearnt, asked_for: Query) -> ad.AnnData:
     try:
-        return model.predict(query)
+        return model.predict(asked_for)
     except UnseenError as error:
         print(f"left unanswered: {error.unseen.sum()} of {len(error.unseen)} conditions; {error}")
         answered = ~error.unseen
-        prediction = _predict_seen(model, _asking(query, answered)) if answered.any() else _without_rows(query)
-        return _left_out(prediction, query, error.unseen, error.reason)
+        prediction = _predict_seen(model, _asking(asked_for, answered)) if answered.any() else _without_rows(asked_for)
+        return _left_out(prediction, asked_for.cells, error.unseen, error.reason)
 
 
-def _without_rows(query: ad.AnnData) -> ad.AnnData:
+def _without_rows(asked_for: Query) -> ad.AnnData:
     """A prediction of none of the conditions asked."""
+    query = asked_for.cells
     nothing = np.empty((0, query.n_vars), dtype=np.float32)
-    return make_prediction(_asking(query, np.full(len(asked(query)), False)), nothing)
+    return make_prediction(_asking(asked_for, np.full(len(asked(query)), False)).cells, nothing)
 
 
 def _left_out(prediction: ad.AnnData, query: ad.AnnData, left: np.ndarray, reason: str) -> ad.AnnData:
@@ -181,11 +183,12 @@ def _left_out(prediction: ad.AnnData, query: ad.AnnData, left: np.ndarray, reaso
     return prediction
 
 
-def _asking(query: ad.AnnData, chosen: np.ndarray) -> ad.AnnData:
+def _asking(asked_for: Query, chosen: np.ndarray) -> Query:
     """The same query, asking for the ``chosen`` of its conditions only, (C,) bool."""
+    query = asked_for.cells
     conditions = asked(query)[chosen].reset_index(drop=True)
     uns = {**query.uns, "conditions": conditions.set_axis(conditions.index.astype(str))}
-    return ad.AnnData(query.X, obs=query.obs, var=query.var, uns=uns, layers=query.layers)
+    return replace(asked_for, cells=ad.AnnData(query.X, obs=query.obs, var=query.var, uns=uns, layers=query.layers))
 
 
 def _words(settings: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ from typing import Literal, Self
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import ContractError, Pairs, asked, make_prediction
-from trueshift.models.base import ArrayModel, CannotLearnError, UnseenError, centroids, query_controls
+from trueshift.contract import ContractError, asked, make_prediction
+from trueshift.models.base import ArrayModel, CannotLearnError, Query, Training, UnseenError, centroids, query_controls
 from trueshift.models.features import Features
 from trueshift.tracking import Run
 
@@ -51,8 +51,9 @@ class KnnFeatures(ArrayModel):
         self.weights = weights
         self.rank = rank
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Keeps features (N, F) and mean δ (N, G) of the N training perturbations."""
+        train = given.cells
         self.check_choices()
         if self.k < 1:
             raise ContractError(f"knn_features: k {self.k} must be 1 or more")
@@ -78,8 +79,9 @@ class KnnFeatures(ArrayModel):
         }
         return self
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         state = self.state
         wanted = asked(query)["perturbation"].astype(str).to_numpy(str)
         known = Features.of_arrays(state)

@@ -5,8 +5,8 @@ from typing import Self
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import Pairs, asked, make_prediction
-from trueshift.models.base import ArrayModel, centroids, query_controls
+from trueshift.contract import asked, make_prediction
+from trueshift.models.base import ArrayModel, Query, Training, centroids, query_controls
 from trueshift.models.features import TARGET_EXPRESSION, Features, gene_embedding
 from trueshift.tracking import Run
 
@@ -36,8 +36,9 @@ class Linear(ArrayModel):
         self.ridge = ridge
         self.features = features
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Learns b, G and W from the δ of the training conditions, equal weights."""
+        train = given.cells
         seen = centroids(train)
         known = Features.read(train, self.features, self.rank, seen)
         P = known.of(seen.conditions["perturbation"])
@@ -52,8 +53,9 @@ class Linear(ArrayModel):
         }
         return self
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         state = self.state
         known = Features.of_arrays(state)
         P = known.of(asked(query)["perturbation"].astype(str))

@@ -19,7 +19,6 @@ from torch.nn import functional
 from trueshift import gpu
 from trueshift.contract import (
     ContractError,
-    Pairs,
     asked,
     column_means,
     components,
@@ -32,6 +31,8 @@ from trueshift.models.base import (
     TOO_FEW_CELLS,
     CannotLearnError,
     Model,
+    Query,
+    Training,
     check_genes,
     matched_controls,
     query_controls,
@@ -166,8 +167,9 @@ class MultiDCP(Model):
 
     # --- learning -------------------------------------------------------------------------------------
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains on the perturbed profiles and the controls; a checkpoint in ``run.resume`` is taken up."""
+        train = given.cells
         self.check_choices()
         if self.width % self.heads:
             raise ContractError(f"MultiDCP: width ({self.width}) must be a multiple of heads ({self.heads})")
@@ -272,7 +274,7 @@ class MultiDCP(Model):
             ]
             return 1 - float(torch.cat(found).mean())
 
-        settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network")}
+        settings = self.params("threads")
         what = (conditions.drug, conditions.context, conditions.dose, conditions.basal)
         used = (profiles.X, *what, profiles.learnt, profiles.held_out, profiles.matched, profiles.wells)
         mark = fingerprint(settings, *used) if run and run.resume else ""
@@ -309,8 +311,9 @@ class MultiDCP(Model):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """A profile for every asked condition: the mean of its input controls and the predicted δ."""
+        query = asked_for.cells
         self.check_fitted()
         check_genes(query, self.facts["genes"], "MultiDCP")
         table = asked(query)

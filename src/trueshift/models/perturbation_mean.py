@@ -5,8 +5,8 @@ from typing import Self
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import Pairs, asked, make_prediction
-from trueshift.models.base import ArrayModel, centroids, query_controls, refuse_unseen
+from trueshift.contract import asked, make_prediction
+from trueshift.models.base import ArrayModel, Query, Training, centroids, query_controls, refuse_unseen
 from trueshift.models.effects import Effects
 from trueshift.tracking import Run
 
@@ -17,14 +17,16 @@ class PerturbationMean(ArrayModel):
     A combination is a perturbation of its own here: one that was not trained is refused.
     """
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Keeps the δ of every training condition, shape (C, G)."""
+        train = given.cells
         seen = Effects.of(centroids(train))
         self.state = {"conditions": seen.conditions, "deltas": seen.deltas}
         return self
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         seen = Effects(**self.state)
         known: set[tuple[str, ...]] = {(name,) for name in seen.conditions[:, 1].tolist()}
         refuse_unseen(query, known, ["perturbation"], "perturbation_mean")

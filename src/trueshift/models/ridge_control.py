@@ -4,8 +4,8 @@ from typing import Self
 
 import anndata as ad
 
-from trueshift.contract import ContractError, Pairs, make_prediction
-from trueshift.models.base import ArrayModel, centroids, query_controls
+from trueshift.contract import ContractError, make_prediction
+from trueshift.models.base import ArrayModel, Query, Training, centroids, query_controls
 from trueshift.tracking import Run
 
 
@@ -21,8 +21,9 @@ class RidgeControl(ArrayModel):
         super().__init__(seed=seed)
         self.alpha = alpha
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Learns δ̄, c̄ and β, each of shape (G,)."""
+        train = given.cells
         if not self.alpha > 0:
             raise ContractError(f"ridge_control: alpha {self.alpha} must be above 0")
         seen = centroids(train)
@@ -33,8 +34,9 @@ class RidgeControl(ArrayModel):
         self.state = {"shift": shift, "centre": centre, "slope": slope}
         return self
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         control = query_controls(query)
         state = self.state
         return make_prediction(query, control + state["shift"] + state["slope"] * (control - state["centre"]))

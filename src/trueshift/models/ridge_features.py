@@ -7,8 +7,16 @@ import anndata as ad
 import numpy as np
 from scipy import sparse
 
-from trueshift.contract import ContractError, Pairs, asked, make_prediction
-from trueshift.models.base import SAME_FEATURES, ArrayModel, CannotLearnError, centroids, query_controls
+from trueshift.contract import ContractError, asked, make_prediction
+from trueshift.models.base import (
+    SAME_FEATURES,
+    ArrayModel,
+    CannotLearnError,
+    Query,
+    Training,
+    centroids,
+    query_controls,
+)
 from trueshift.models.features import Features
 from trueshift.tracking import Run
 
@@ -60,8 +68,9 @@ class RidgeFeatures(ArrayModel):
         self.alphas = alphas
         self.rank = rank
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Learns δ̄ (G,), f̄ (F,) and B (F, G); ``alpha`` of the state is the one chosen."""
+        train = given.cells
         if not len(self.alphas) or min(self.alphas) <= 0:
             raise ContractError(f"ridge_features: alphas {list(self.alphas)} must be numbers above 0")
         seen = centroids(train)
@@ -85,8 +94,9 @@ class RidgeFeatures(ArrayModel):
         }
         return self
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         state = self.state
         X = Features.of_arrays(state).of(asked(query)["perturbation"].astype(str))
         delta = state["shift"] + (X - state["centre"]) @ state["coefficients"]

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from trueshift import gpu
-from trueshift.contract import CONTROL, ContractError, Pairs, asked, dense, make_prediction, read_json, write_json
-from trueshift.models.base import Model, check_genes, input_cells, refuse_unseen
+from trueshift.contract import CONTROL, ContractError, asked, dense, make_prediction, read_json, write_json
+from trueshift.models.base import Model, Query, Training, check_genes, input_cells, refuse_unseen
 from trueshift.models.scvi_compat import Scgen, Scgenvae
 from trueshift.models.scvi_training import (
     Progress,
@@ -84,8 +84,9 @@ class ScGen(Model):
 
     # --- learning -------------------------------------------------------------------------------------
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains the autoencoder on all cells, then takes every δ from their means in its latent space."""
+        train = given.cells
         self.check_choices()
         self.centre = gene_centre(train)
         with seeded(self.seed):
@@ -150,8 +151,9 @@ class ScGen(Model):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """Cells for every asked condition: as many as the test has, from the input controls of its context."""
+        query = asked_for.cells
         if self.module is None:
             raise ContractError("ScGen has learnt nothing yet: call fit or load first")
         check_genes(query, self.facts["genes"], "ScGen")

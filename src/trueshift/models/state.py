@@ -32,6 +32,8 @@ from trueshift.models.base import (
     TOO_FEW_CELLS,
     CannotLearnError,
     Model,
+    Query,
+    Training,
     UnseenError,
     check_genes,
     input_cells,
@@ -134,8 +136,9 @@ class State(Model):
 
     # --- learning -------------------------------------------------------------------------------------
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains on the sets of ``pairs``; a checkpoint of the same training in ``run.resume`` is taken up."""
+        train, pairs = given.cells, given.pairs
         self._check()
         if pairs is None:
             raise ContractError("State learns from pairs: write needs: [pairs] under its entry in config/models.yaml")
@@ -161,7 +164,7 @@ class State(Model):
         if inputs is not None:
             self.facts["feature_scale"] = float(np.sqrt(np.square(inputs).mean())) or 1.0
         used = [] if inputs is None else [inputs]
-        settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network", "known")}
+        settings = self.params("threads")
         with reproducible(self.seed, device, self.threads):
             self.network = self._make_network().to(device)
             Trainer(
@@ -301,12 +304,13 @@ class State(Model):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """Cells for every asked condition: as many as the test has, from the input controls of its context.
 
         Where there are fewer controls than asked cells, all are used and some drawn again. Cells are cut into sets of
         at most ``set_size``, of nearly equal size, neighbours in batch.
         """
+        query = asked_for.cells
         self.check_fitted()
         check_genes(query, self.facts["genes"], "State")
         conditions = asked(query)

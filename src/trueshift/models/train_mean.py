@@ -5,8 +5,8 @@ from typing import Literal, Self
 import anndata as ad
 import numpy as np
 
-from trueshift.contract import Pairs, asked, make_prediction
-from trueshift.models.base import ArrayModel, centroids, refuse_unseen
+from trueshift.contract import asked, make_prediction
+from trueshift.models.base import ArrayModel, Query, Training, centroids, refuse_unseen
 from trueshift.tracking import Run
 
 
@@ -20,8 +20,9 @@ class TrainMean(ArrayModel):
         super().__init__(seed=seed)
         self.scope = scope
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Learns one mean, shape (1, G), or one of each of N contexts, shape (N, G)."""
+        train = given.cells
         self.check_choices()
         seen = centroids(train)
         if self.scope == "global":
@@ -35,8 +36,9 @@ class TrainMean(ArrayModel):
         }
         return self
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         if self.scope == "global":
             return make_prediction(query, np.repeat(self.state["means"], len(asked(query)), axis=0))
         names = self.state["contexts"].tolist()

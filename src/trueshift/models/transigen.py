@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from trueshift import gpu
 from trueshift.contract import (
     ContractError,
-    Pairs,
     asked,
     column_means,
     dense,
@@ -33,6 +32,8 @@ from trueshift.models.base import (
     TOO_FEW_CELLS,
     CannotLearnError,
     Model,
+    Query,
+    Training,
     check_genes,
     control_pools,
     input_cells,
@@ -238,9 +239,10 @@ class TranSiGen(Model):
 
     # --- learning -------------------------------------------------------------------------------------
 
-    def fit(self, train: ad.AnnData, pairs: Pairs | None = None, run: Run | None = None) -> Self:
+    def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains on the perturbed rows; a checkpoint of the same training in ``run.resume`` is taken up."""
-        settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network", "known")}
+        train = given.cells
+        settings = self.params("threads")
         self.known = Features.read(train, self.features)
         pools, pool_of = control_pools(train)
         rows = np.flatnonzero(~train.obs["is_control"].to_numpy(bool))
@@ -339,8 +341,9 @@ class TranSiGen(Model):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    def predict(self, query: ad.AnnData) -> ad.AnnData:
+    def predict(self, asked_for: Query) -> ad.AnnData:
         """One profile per asked condition."""
+        query = asked_for.cells
         self.check_fitted()
         check_genes(query, self.facts["genes"], "TranSiGen")
         conditions = asked(query)

@@ -4,7 +4,7 @@ import pytest
 from model_cases import cells, question, random_screen
 
 from trueshift.contract import CONDITION, ContractError
-from trueshift.models.base import build, centroids, query_controls, refuse_unseen
+from trueshift.models.base import Query, Training, build, centroids, query_controls, refuse_unseen
 from trueshift.models.mean_shift import MeanShift
 
 MEAN_SHIFT = "trueshift.models.mean_shift.MeanShift"
@@ -48,7 +48,7 @@ def test_a_model_that_could_not_be_kept_is_refused_before_it_is_trained(tmp_path
 
 def test_unfitted_models_say_so():
     with pytest.raises(ContractError, match="MeanShift has learnt nothing yet: call fit or load"):
-        MeanShift().predict(question([("a", "A", "1")], a=[1.0]))
+        MeanShift().predict(Query(question([("a", "A", "1")], a=[1.0])))
 
 
 def test_centroids_agree_with_pandas():
@@ -94,7 +94,7 @@ def test_refuse_unseen_names_the_condition():
 
 
 def test_weights_are_npz_without_pickle(tmp_path):
-    model = MeanShift().fit(random_screen(["A"]))
+    model = MeanShift().fit(Training(random_screen(["A"])))
     model.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.npz"]
     np.testing.assert_array_equal(MeanShift().load(tmp_path).state["shift"], model.state["shift"])

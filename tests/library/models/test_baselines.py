@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from trueshift.contract import ContractError
 from trueshift.models.additive import Additive
-from trueshift.models.base import CannotLearnError, UnseenError, centroids
+from trueshift.models.base import CannotLearnError, Query, Training, UnseenError, centroids
 from trueshift.models.condition_mean import ConditionMean
 from trueshift.models.features import Features, gene_embedding
 from trueshift.models.knn_features import KnnFeatures, distances
@@ -46,7 +46,7 @@ A_IN_BOTH = question([("a", "A", "1"), ("b", "A", "1")], a=[10, 10], b=[20, 20])
 
 
 def answer(model, train, query):
-    return model.fit(train).predict(query).X
+    return model.fit(Training(train)).predict(Query(query)).X
 
 
 def table(values, names):
@@ -91,13 +91,13 @@ def test_refusals(model, condition, message):
 
 def test_train_mean_knows_its_scopes():
     with pytest.raises(ContractError, match="scope is one of"):
-        TrainMean(scope="contexts").fit(TWO_CONTEXTS)
+        TrainMean(scope="contexts").fit(Training(TWO_CONTEXTS))
 
 
 def test_additive_says_which_singles_it_was_never_shown():
     query = question([("a", "C", "1"), ("a", "A", "1"), ("a", "A+C", "1+1")], a=[0, 0])
     with pytest.raises(UnseenError, match="additive was never shown perturbation C in training") as error:
-        Additive().fit(TWO_CONTEXTS).predict(query)
+        Additive().fit(Training(TWO_CONTEXTS)).predict(Query(query))
     assert error.value.unseen.tolist() == [True, False, False], "a combination counts what is missing as 0"
 
 
@@ -179,7 +179,7 @@ def test_ridge_control_becomes_mean_shift(contexts, alpha):
 
 def test_ridge_control_needs_a_penalty():
     with pytest.raises(ContractError, match="alpha 0 must be above 0"):
-        RidgeControl(alpha=0).fit(TWO_CONTEXTS)
+        RidgeControl(alpha=0).fit(Training(TWO_CONTEXTS))
 
 
 # --- features -----------------------------------------------------------------------------------------------
@@ -350,14 +350,14 @@ def test_ridge_features_shrinks_fully_when_features_tell_nothing():
     names = [f"p{i}" for i in range(30)]
     train = random_screen(names, contexts=1)
     train.uns["perturbation_features"]["f"] = table(rng.normal(size=(30, 20)), names)
-    assert RidgeFeatures().fit(train).state["alpha"] >= ALPHAS[-2]
+    assert RidgeFeatures().fit(Training(train)).state["alpha"] >= ALPHAS[-2]
 
 
 def test_ridge_features_trusts_features_that_tell_all():
     train, effect, control = planted_screen()
-    model = RidgeFeatures().fit(train)
+    model = RidgeFeatures().fit(Training(train))
     assert model.state["alpha"] == ALPHAS[0]
-    got = model.predict(question([("a", "p8", "1")], a=control)).X[0] - control
+    got = model.predict(Query(question([("a", "p8", "1")], a=control))).X[0] - control
     assert np.abs(got - effect[8]).max() < 0.05 * np.abs(effect[8]).max()
 
 
@@ -366,12 +366,12 @@ def test_ridge_features_needs_features_that_differ(values):
     train = random_screen(["A", "B"])
     train.uns["perturbation_features"]["f"] = table(values, ["A", "B"])
     with pytest.raises(CannotLearnError, match="needs training perturbations with different features f"):
-        RidgeFeatures().fit(train)
+        RidgeFeatures().fit(Training(train))
 
 
 def test_ridge_features_needs_penalties():
     with pytest.raises(ContractError, match="must be numbers above 0"):
-        RidgeFeatures(alphas=[0.0, 1.0]).fit(planted_screen()[0])
+        RidgeFeatures(alphas=[0.0, 1.0]).fit(Training(planted_screen()[0]))
 
 
 # --- nearest neighbours -------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_knn_refusals(model, message):
     train = random_screen(["A", "B", "C"])
     train.uns["perturbation_features"]["f"] = table([[1], [2], [0]], ["A", "B", "C"])
     with pytest.raises(ContractError, match=message):
-        model.fit(train)
+        model.fit(Training(train))
 
 
 def test_knn_takes_as_many_neighbours_as_there_are(capsys):
@@ -441,15 +441,15 @@ def test_knn_takes_as_many_neighbours_as_there_are(capsys):
 def test_knn_finds_nothing_like_a_perturbation_whose_features_are_zero(capsys):
     train = random_screen(["A", "B", "C"])
     train.uns["perturbation_features"]["f"] = table([[1, 0], [0, 1], [0, 0], [0, 0]], ["A", "B", "C", "D"])
-    model = KnnFeatures(k=1).fit(train)
+    model = KnnFeatures(k=1).fit(Training(train))
     assert "no neighbours, features f all zero: C\n" in capsys.readouterr().out
     assert len(model.state["deltas"]) == 2
     with pytest.raises(UnseenError, match="perturbation D: its features f are all zero") as error:
-        model.predict(question([("x0", "A", "1"), ("x0", "D", "1")], x0=[0] * 6))
+        model.predict(Query(question([("x0", "A", "1"), ("x0", "D", "1")], x0=[0] * 6)))
     assert (error.value.unseen.tolist(), error.value.reason) == ([False, True], "features are all zero")
     only = train[train.obs["perturbation"].isin(["control", "C"]).to_numpy()].copy()
     with pytest.raises(CannotLearnError, match="of all perturbations in training are zero"):
-        KnnFeatures(k=1).fit(only)
+        KnnFeatures(k=1).fit(Training(only))
 
 
 def test_features_are_kept_for_the_prediction(tmp_path):
@@ -457,6 +457,6 @@ def test_features_are_kept_for_the_prediction(tmp_path):
     query = question([("a", "p9", "1")], a=control)
     del query.uns["perturbation_features"]
     for cls in (Linear, RidgeFeatures, KnnFeatures):
-        model = cls(features="f").fit(train)
+        model = cls(features="f").fit(Training(train))
         model.save(tmp_path)
-        assert np.array_equal(cls(features="f").load(tmp_path).predict(query).X, model.predict(query).X)
+        assert np.array_equal(cls(features="f").load(tmp_path).predict(Query(query)).X, model.predict(Query(query)).X)

@@ -20,7 +20,7 @@ from trueshift.contract import (
     unanswered,
     write_h5ad,
 )
-from trueshift.models.base import CannotLearnError, build
+from trueshift.models.base import CannotLearnError, Query, Training, build
 from trueshift.models.coverage import (
     NothingLearnt,
     covered,
@@ -102,8 +102,9 @@ def test_target_expression_covers_what_is_measured() -> None:
 
 def test_training_leaves_out_what_is_not_covered(capsys: pytest.CaptureFixture[str]) -> None:
     whole = screen()
-    kept, none = train_on_covered(whole, None, KNN)
-    assert none is None
+    left = train_on_covered(Training(whole), KNN)
+    kept = left.cells
+    assert left.pairs is None
     assert kept.obs_names.tolist() == [
         name for name in whole.obs_names if "C" not in whole.obs.at[name, "perturbation"]
     ]
@@ -118,7 +119,8 @@ def test_sets_keep_their_cells_and_controls() -> None:
     whole = screen()
     shuffled = whole[np.random.default_rng(2).permutation(whole.n_obs)].copy()  # rows left out lie between others
     before = pairs(shuffled)
-    kept, after = train_on_covered(shuffled, before, KNN)
+    left = train_on_covered(Training(shuffled, before), KNN)
+    kept, after = left.cells, left.pairs
     assert after is not None and after.perturbation.tolist() == ["A", "B", "A+B", "D@KO"]
     assert after.perturbed.dtype == after.control.dtype == np.int32
     old = [LABELS[1:].index(label) for label in after.perturbation]
@@ -130,27 +132,27 @@ def test_sets_keep_their_cells_and_controls() -> None:
 
 def test_where_all_are_covered_nothing_changes(capsys: pytest.CaptureFixture[str]) -> None:
     data = screen(["control", "A", "B"])
-    kept, same = train_on_covered(data, (given := pairs(screen())), KNN)
-    assert kept is data and same is given
+    given = Training(data, pairs(screen()))
+    assert train_on_covered(given, KNN) is given
     assert capsys.readouterr().out == ""
 
 
 def test_training_needs_a_covered_perturbation() -> None:
     with pytest.raises(CannotLearnError, match=r"none of the perturbations in training has the features f that .*Knn"):
-        train_on_covered(screen(["control", "C"]), None, KNN)
+        train_on_covered(Training(screen(["control", "C"])), KNN)
     data = screen(["control", "A", "C"])
     data.obs.loc[data.obs["perturbation"] == "A", "role"] = "val"
     with pytest.raises(CannotLearnError, match=r"such as C\); give it others"):
-        train_on_covered(data, None, KNN)
+        train_on_covered(Training(data), KNN)
 
 
 def test_the_answer_is_that_of_data_without_what_is_not_covered(tmp_path: Path) -> None:
     whole = screen()
     smaller = whole[~whole.obs["perturbation"].isin(["C", "A+C"])].copy()
     question = query(whole, "A", "A+C", "B", "C", "D@KO")
-    train, _ = train_on_covered(whole, None, KNN)
-    answer = predict_covered(build(KNN, 0).fit(train), question, KNN)
-    expected = build(KNN, 0).fit(smaller).predict(query(whole, "A", "B", "D@KO"))
+    train = train_on_covered(Training(whole), KNN).cells
+    answer = predict_covered(build(KNN, 0).fit(Training(train)), Query(question), KNN)
+    expected = build(KNN, 0).fit(Training(smaller)).predict(Query(query(whole, "A", "B", "D@KO")))
     np.testing.assert_array_equal(answer.X, expected.X)
     assert answer.obs["perturbation"].tolist() == ["A", "B", "D@KO"]
     write_h5ad(answer, tmp_path / "prediction.h5ad")
@@ -164,20 +166,20 @@ def test_the_answer_is_that_of_data_without_what_is_not_covered(tmp_path: Path) 
 
 def test_what_a_model_leaves_out_itself_stays_declared() -> None:
     class Silent:
-        def predict(self, part: ad.AnnData) -> ad.AnnData:
-            answer = build(KNN, 0).fit(screen(["control", "A", "B"])).predict(part)[:1].copy()
+        def predict(self, part: Query) -> ad.AnnData:
+            answer = build(KNN, 0).fit(Training(screen(["control", "A", "B"]))).predict(part)[:1].copy()
             rows = [["x", "B", "1", "too far"]]
             answer.uns["unanswered"] = pd.DataFrame(rows, columns=[*CONDITION, "reason"], index=["0"])
             return answer
 
-    answer = predict_covered(Silent(), question := query(screen(), "A", "B", "C"), KNN)  # type: ignore[arg-type]
+    answer = predict_covered(Silent(), Query(question := query(screen(), "A", "B", "C")), KNN)  # type: ignore[arg-type]
     check_prediction(answer, question, "p")
     assert unanswered(answer)["reason"].tolist() == ["too far", "no features"]
 
 
 def test_a_question_of_which_nothing_is_covered_is_left_unanswered_whole(tmp_path: Path) -> None:
     question = query(screen(), "C", "A+C")
-    answer = predict_covered(build(KNN, 0), question, KNN)  # would raise if it were asked: it has learnt nothing
+    answer = predict_covered(build(KNN, 0), Query(question), KNN)  # would raise if it were asked: it has learnt nothing
     write_h5ad(answer, tmp_path / "prediction.h5ad")
     back = read_h5ad(tmp_path / "prediction.h5ad")
     check_prediction(back, question, "prediction.h5ad")
@@ -185,8 +187,8 @@ def test_a_question_of_which_nothing_is_covered_is_left_unanswered_whole(tmp_pat
 
 
 def test_where_all_is_covered_nothing_is_declared() -> None:
-    model = build(KNN, 0).fit(screen(["control", "A", "B"]))
-    assert "unanswered" not in predict_covered(model, query(screen(), "A", "D@KO"), KNN).uns
+    model = build(KNN, 0).fit(Training(screen(["control", "A", "B"])))
+    assert "unanswered" not in predict_covered(model, Query(query(screen(), "A", "D@KO")), KNN).uns
 
 
 MEAN = {"class": "trueshift.models.perturbation_mean.PerturbationMean", "params": {}, "needs": []}
@@ -194,14 +196,14 @@ MEAN = {"class": "trueshift.models.perturbation_mean.PerturbationMean", "params"
 
 def test_a_perturbation_that_only_the_test_has_is_left_unanswered() -> None:
     train = screen()
-    model = build(MEAN, 0).fit(train)
+    model = build(MEAN, 0).fit(Training(train))
     asking = query(train, "A", "Z", "B", "Y")
-    answer = predict_covered(model, asking, MEAN)
+    answer = predict_covered(model, Query(asking), MEAN)
     check_prediction(answer, asking, "prediction")
     assert answer.obs["perturbation"].tolist() == ["A", "B"]
     left = unanswered(answer)
     assert left[["perturbation", "reason"]].to_numpy().tolist() == [["Z", "not in training"], ["Y", "not in training"]]
-    alone = predict_covered(model, query(train, "A", "B"), MEAN)
+    alone = predict_covered(model, Query(query(train, "A", "B")), MEAN)
     assert np.array_equal(answer.X, alone.X) and not len(unanswered(alone))
 
 
@@ -220,7 +222,7 @@ def test_a_model_that_can_answer_nothing_leaves_all_unanswered(name: str, tmp_pa
     settings = {"class": f"trueshift.models.{name}", "params": {}}
     train = screen()
     question = query(train, "Z", "Y")
-    answer = predict_covered(build(settings, 0).fit(train), question, settings)
+    answer = predict_covered(build(settings, 0).fit(Training(train)), Query(question), settings)
     assert all_unanswered(answer, question, tmp_path / "p.h5ad") == ["not in training"] * 2
 
 
@@ -240,21 +242,23 @@ def test_a_fold_that_teaches_nothing_gives_a_prediction_without_rows(
     settings: dict[str, Any], labels: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = screen(labels)
-    trained = fit_covered(build(settings, 0), train, None, settings)
+    trained = fit_covered(build(settings, 0), Training(train), settings)
     assert isinstance(trained, NothingLearnt)
     assert f"nothing learnt, all conditions will be left unanswered: {trained.message}" in capsys.readouterr().out
     trained.save(tmp_path)
     assert json.loads((tmp_path / "nothing_learnt.json").read_text())["reason"] == reason
     question = query(train, "A", "C", "B")
-    answer = predict_covered(load_trained(tmp_path, settings, 0), question, settings)
+    answer = predict_covered(load_trained(tmp_path, settings, 0), Query(question), settings)
     assert all_unanswered(answer, question, tmp_path / "p.h5ad") == [reason, "no features", reason]
 
 
 def test_a_model_that_learns_is_kept_as_itself(tmp_path: Path) -> None:
-    trained = fit_covered(build(KNN, 0), screen(), None, KNN)
+    trained = fit_covered(build(KNN, 0), Training(screen()), KNN)
     assert type(trained) is type(build(KNN, 0))
     trained.save(tmp_path)
-    answers = [predict_covered(m, query(screen(), "A"), KNN).X for m in (trained, load_trained(tmp_path, KNN, 0))]
+    answers = [
+        predict_covered(m, Query(query(screen(), "A")), KNN).X for m in (trained, load_trained(tmp_path, KNN, 0))
+    ]
     assert np.array_equal(*answers)
 
 
@@ -262,7 +266,7 @@ def test_a_mistake_in_the_configuration_still_stops() -> None:
     for params, message in (({"features": "f", "k": 0}, "k 0 must be"), ({"features": "g"}, "features g")):
         settings = {**KNN, "params": params}
         with pytest.raises(ContractError, match=message) as error:
-            fit_covered(build(settings, 0), screen(), None, settings)
+            fit_covered(build(settings, 0), Training(screen()), settings)
         assert not isinstance(error.value, CannotLearnError)
 
 
@@ -272,7 +276,7 @@ def test_what_lacks_features_and_what_was_not_shown_have_their_own_reasons() -> 
 
     train = screen(["control", "A", "B"])
     settings = {**KNN, "class": "Named"}
-    answer = predict_covered(Named().fit(train), query(train, "D@KO", "A", "C"), settings)
+    answer = predict_covered(Named().fit(Training(train)), Query(query(train, "D@KO", "A", "C")), settings)
     assert answer.obs["perturbation"].tolist() == ["A"]
     assert dict(unanswered(answer)[["perturbation", "reason"]].to_numpy()) == {
         "D@KO": "not in training",

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 Chem = pytest.importorskip("rdkit.Chem")
 
 from trueshift.contract import ContractError, check_prediction  # noqa: E402
-from trueshift.models.base import CannotLearnError, UnseenError, build, query_controls  # noqa: E402
+from trueshift.models.base import CannotLearnError, Query, Training, UnseenError, build, query_controls  # noqa: E402
 from trueshift.models.mean_shift import MeanShift  # noqa: E402
 from trueshift.models.molecular_graph import batch, graph_of_molecule, graph_of_smiles  # noqa: E402
 from trueshift.models.multidcp import MultiDCP, dose_codes, pearson, rms  # noqa: E402
@@ -62,7 +62,7 @@ def question(train: ad.AnnData, conditions: Sequence[tuple[str, str, str]]) -> a
 
 def answer(model: MultiDCP, query: ad.AnnData) -> np.ndarray:
     """Predicted differences to the input controls, shape (C, G)."""
-    prediction = model.predict(query)
+    prediction = model.predict(Query(query))
     check_prediction(prediction, query, "prediction")
     return prediction.X - query_controls(query)
 
@@ -84,7 +84,7 @@ def train() -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def brief(train: ad.AnnData) -> MultiDCP:
-    return MultiDCP(**SMALL, epochs=3).fit(train)
+    return MultiDCP(**SMALL, epochs=3).fit(Training(train))
 
 
 def weights(model: MultiDCP) -> dict[str, "torch.Tensor"]:
@@ -271,7 +271,9 @@ def test_overfits_effects_of_drug_dose_and_context() -> None:
     treated = obs[~obs["is_control"]].drop_duplicates(["context", "perturbation", "dose"])
     truth = np.stack([values[obs.index.get_loc(name)] - values[obs.index.get_loc(own)] for name, own in
                       treated["control_id"].items()])  # fmt: skip
-    model = MultiDCP(**{**SMALL, "head": 32, "batch_size": 64, "cell_learning_rate": 0.002}, epochs=400).fit(train)
+    model = MultiDCP(**{**SMALL, "head": 32, "batch_size": 64, "cell_learning_rate": 0.002}, epochs=400).fit(
+        Training(train)
+    )
     query = question(train, list(treated[["context", "perturbation", "dose"]].itertuples(index=False, name=None)))
     wrong = answer(model, query) - truth
     assert 1 - (wrong**2).sum() / (truth**2).sum() > 0.97
@@ -301,9 +303,9 @@ def test_an_unseen_drug_is_told_by_its_substructure() -> None:
     def explained(delta: np.ndarray) -> float:
         return 1 - ((delta - truth) ** 2).sum() / (truth**2).sum()
 
-    model = MultiDCP(**{**SMALL, "convolutions": [16, 16], "batch_size": 32}, epochs=300).fit(train)
+    model = MultiDCP(**{**SMALL, "convolutions": [16, 16], "batch_size": 32}, epochs=300).fit(Training(train))
     found = explained(answer(model, query))
-    mean_shift = explained(MeanShift().fit(train).predict(query).X - query_controls(query))
+    mean_shift = explained(MeanShift().fit(Training(train)).predict(Query(query)).X - query_controls(query))
     assert found > 0.6  # no change explains 0
     assert mean_shift < 0.5
 
@@ -314,7 +316,7 @@ def test_validation_profiles_train_nothing(train: ad.AnnData) -> None:
     values = train.X.toarray()
     values[rows] = values[rows][:, ::-1]
     changed.X = sparse.csr_matrix(values)
-    one, other = (MultiDCP(**SMALL, epochs=1).fit(data) for data in (train, changed))
+    one, other = (MultiDCP(**SMALL, epochs=1).fit(Training(data)) for data in (train, changed))
     assert equal(one, other)
     assert one.facts["doses"] == [0.1, 1.0, 10.0]  # not 3, the dose of validation
 
@@ -335,7 +337,7 @@ class Recorder(Run):
 
 def test_the_validation_loss_is_one_minus_the_mean_correlation(train: ad.AnnData) -> None:
     recorder = Recorder()
-    model = MultiDCP(**SMALL, epochs=1).fit(train, run=recorder)
+    model = MultiDCP(**SMALL, epochs=1).fit(Training(train), run=recorder)
     obs, values = train.obs, train.X.toarray()
     val = obs[obs["role"] == "val"]
     true = np.stack([values[obs.index.get_loc(i)] - values[obs.index.get_loc(own)] for i, own in
@@ -348,19 +350,19 @@ def test_the_validation_loss_is_one_minus_the_mean_correlation(train: ad.AnnData
 def test_the_best_weights_on_validation_stay(train: ad.AnnData) -> None:
     settings = {**SMALL, "learning_rate": 0.05, "validate_every": 2}
     recorder = Recorder()
-    whole = MultiDCP(**settings, epochs=20).fit(train, run=recorder)
+    whole = MultiDCP(**settings, epochs=20).fit(Training(train), run=recorder)
     best = min(recorder.lines, key=lambda line: line["val_loss"])["step"]
     assert best < 20
-    assert equal(whole, MultiDCP(**settings, epochs=int(best)).fit(train))
+    assert equal(whole, MultiDCP(**settings, epochs=int(best)).fit(Training(train)))
 
 
 def test_the_autoencoder_learns_controls(train: ad.AnnData) -> None:
     recorder = Recorder()
-    MultiDCP(**{**SMALL, "cell_learning_rate": 0.002}, epochs=60).fit(train, run=recorder)
+    MultiDCP(**{**SMALL, "cell_learning_rate": 0.002}, epochs=60).fit(Training(train), run=recorder)
     losses = [line["reconstruction_loss"] for line in recorder.lines]
     assert losses[0] > 0.9 and losses[-1] < 0.6 * losses[0]
-    again = MultiDCP(**{**SMALL, "cell_learning_rate": 1e-12}, epochs=1).fit(train)
-    first = MultiDCP(**SMALL, epochs=0).fit(train)
+    again = MultiDCP(**{**SMALL, "cell_learning_rate": 1e-12}, epochs=1).fit(Training(train))
+    first = MultiDCP(**SMALL, epochs=0).fit(Training(train))
     for name, value in weights(again).items():
         moved = not torch.allclose(value, weights(first)[name], atol=1e-8)
         frozen = "_cell" in name or name.startswith(("basal", "effect"))
@@ -369,12 +371,12 @@ def test_the_autoencoder_learns_controls(train: ad.AnnData) -> None:
 
 def test_resumed_training_gives_the_same_bits(train: ad.AnnData, tmp_path: Path) -> None:
     settings = {**SMALL, "dropout": 0.2, "epochs": 6}
-    whole = MultiDCP(**settings).fit(train)
+    whole = MultiDCP(**settings).fit(Training(train))
     with pytest.raises(KeyboardInterrupt):
-        MultiDCP(**settings).fit(train, run=Recorder(tmp_path, last=3))
+        MultiDCP(**settings).fit(Training(train), run=Recorder(tmp_path, last=3))
     assert (tmp_path / "state.pt").exists()
     recorder = Recorder(tmp_path)
-    assert equal(whole, MultiDCP(**settings).fit(train, run=recorder))
+    assert equal(whole, MultiDCP(**settings).fit(Training(train), run=recorder))
     assert recorder.lines[0]["step"] == 4
     assert not list(tmp_path.iterdir())
 
@@ -382,7 +384,7 @@ def test_resumed_training_gives_the_same_bits(train: ad.AnnData, tmp_path: Path)
 @pytest.mark.parametrize("what", ["structures", "drugs", "doses", "contexts"])
 def test_a_checkpoint_of_other_data_is_not_resumed(what: str, train: ad.AnnData, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        MultiDCP(**SMALL, epochs=4).fit(train, run=Recorder(tmp_path, last=2))
+        MultiDCP(**SMALL, epochs=4).fit(Training(train), run=Recorder(tmp_path, last=2))
     other = train.copy()
     if what == "structures":
         other.uns["structures"] = pd.DataFrame({"smiles": {**DRUGS, "aspirin": "CCO"}})
@@ -392,7 +394,7 @@ def test_a_checkpoint_of_other_data_is_not_resumed(what: str, train: ad.AnnData,
         )
         other.obs[column] = other.obs[column].replace({one: two, two: one})
     recorder = Recorder(tmp_path)
-    MultiDCP(**SMALL, epochs=4).fit(other, run=recorder)
+    MultiDCP(**SMALL, epochs=4).fit(Training(other), run=recorder)
     assert recorder.lines[0]["step"] == 1
 
 
@@ -430,11 +432,11 @@ def test_trained_drugs_need_no_structures_in_the_query(train: ad.AnnData, brief:
 def test_a_combination_is_answered_only_where_it_was_trained() -> None:
     rows = [("A", name, "1+1" if "+" in name else "1", "train", np.ones(GENES)) for name in (*DRUGS, "aspirin+salt")]
     train = profiles(rows, DRUGS)
-    model = MultiDCP(**SMALL, epochs=2).fit(train)
+    model = MultiDCP(**SMALL, epochs=2).fit(Training(train))
     assert model.facts["doses"] == [1.0, 2.0]
     answer(model, question(train, [("A", "aspirin+salt", "1+1")]))
     with pytest.raises(UnseenError, match=r"aspirin\+caffeine") as error:
-        model.predict(question(train, [("A", "aspirin", "1"), ("A", "aspirin+caffeine", "1+1")]))
+        model.predict(Query(question(train, [("A", "aspirin", "1"), ("A", "aspirin+caffeine", "1+1")])))
     assert error.value.unseen.tolist() == [False, True]
 
 
@@ -445,19 +447,19 @@ def test_a_fold_without_profiles_to_train_on_teaches_nothing(train: ad.AnnData) 
     held_out = train.copy()
     held_out.obs["role"] = np.where(held_out.obs["is_control"], "control_input", "val")
     with pytest.raises(CannotLearnError, match="no perturbed profile has role train"):
-        MultiDCP(**SMALL).fit(held_out)
+        MultiDCP(**SMALL).fit(Training(held_out))
 
 
 def test_structures_are_needed(train: ad.AnnData, brief: MultiDCP) -> None:
     bare = train.copy()
     del bare.uns["structures"]
     with pytest.raises(ContractError, match="structures"):
-        MultiDCP(**SMALL).fit(bare)
+        MultiDCP(**SMALL).fit(Training(bare))
     bare.uns["structures"] = pd.DataFrame({"smiles": {"aspirin": "CCO", "salt": "CCN"}})
     with pytest.raises(ContractError, match="caffeine has no row in the structures"):
-        MultiDCP(**SMALL).fit(bare)
+        MultiDCP(**SMALL).fit(Training(bare))
     with pytest.raises(ContractError, match="unheard has no row in the structures"):
-        brief.predict(question(train, [("A", "unheard", "1")]))
+        brief.predict(Query(question(train, [("A", "unheard", "1")])))
 
 
 def test_a_bad_smiles_is_named(train: ad.AnnData, brief: MultiDCP) -> None:
@@ -465,24 +467,24 @@ def test_a_bad_smiles_is_named(train: ad.AnnData, brief: MultiDCP) -> None:
     spoilt = train.copy()
     spoilt.uns["structures"] = bad
     with pytest.raises(ContractError, match=r"SMILES of caffeine cannot be read \(C1CC\)"):
-        MultiDCP(**SMALL).fit(spoilt)
+        MultiDCP(**SMALL).fit(Training(spoilt))
     query = question(train, [("A", "new", "1")])
     query.uns["structures"] = bad
     with pytest.raises(ContractError, match="SMILES of new"):
-        brief.predict(query)
+        brief.predict(Query(query))
 
 
 def test_other_genes_are_refused(train: ad.AnnData, brief: MultiDCP) -> None:
     with pytest.raises(ContractError, match="other genes"):
-        brief.predict(question(train, [("A", "aspirin", "1")])[:, ::-1].copy())
+        brief.predict(Query(question(train, [("A", "aspirin", "1")])[:, ::-1].copy()))
 
 
 def test_settings_and_roles_are_checked(train: ad.AnnData) -> None:
     with pytest.raises(ContractError, match="gene_attention"):
-        MultiDCP(**{**SMALL, "gene_attention": "yes"}).fit(train)
+        MultiDCP(**{**SMALL, "gene_attention": "yes"}).fit(Training(train))
     with pytest.raises(ContractError, match="multiple of heads"):
-        MultiDCP(**{**SMALL, "heads": 3}).fit(train)
+        MultiDCP(**{**SMALL, "heads": 3}).fit(Training(train))
     with pytest.raises(ContractError, match="role train"):
-        MultiDCP(**SMALL).fit(train[train.obs["role"] != "train"].copy())
+        MultiDCP(**SMALL).fit(Training(train[train.obs["role"] != "train"].copy()))
     with pytest.raises(ContractError, match="did you mean gene_attention"):
         build({"class": "trueshift.models.multidcp.MultiDCP", "params": {"gene_atention": True}}, 0)

@@ -13,7 +13,7 @@ import torch
 from planted import HIDDEN, make_query, make_train, share_of_error
 
 from trueshift.contract import ContractError, check_prediction
-from trueshift.models.base import CannotLearnError
+from trueshift.models.base import CannotLearnError, Query, Training
 from trueshift.models.biolord import CODES, Biolord
 from trueshift.models.scvi_training import roles, seeded
 from trueshift.tracking import Run
@@ -34,7 +34,7 @@ SMALL = {
 
 @functools.cache
 def fitted(batch_attribute: bool = False) -> Biolord:
-    return Biolord(seed=1, batch_attribute=batch_attribute, **SMALL).fit(make_train())
+    return Biolord(seed=1, batch_attribute=batch_attribute, **SMALL).fit(Training(make_train()))
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def test_equals_the_package_given_the_cells_of_the_training() -> None:
     query = all_controls("P1")
     source = upstream.get_dataset(upstream.adata[query.obs_names])
     expected = upstream._compute_prediction(upstream.adata, source, ["perturbation"])[0][("P1",)].numpy()
-    ours = fitted().predict(query).X
+    ours = fitted().predict(Query(query)).X
     np.testing.assert_allclose(np.sort(ours, axis=0), np.sort(expected, axis=0), atol=1e-5)
 
 
@@ -81,12 +81,12 @@ def test_codes_of_other_cells_do_not_matter() -> None:
         model = Biolord(seed=1, **SMALL)
         model.facts, model.cells, model.centre = fitted().facts, train.obs_names.to_numpy(str), fitted().centre
         model.module = model._make_module(chosen)
-        answers.append(model.predict(query).X)
+        answers.append(model.predict(Query(query)).X)
     assert np.array_equal(*answers)
-    np.testing.assert_allclose(answers[0], fitted().predict(query).X, atol=1e-6)
+    np.testing.assert_allclose(answers[0], fitted().predict(Query(query)).X, atol=1e-6)
     spoilt[CODES][~others] = 3.0
     model.module = model._make_module(spoilt)
-    assert not np.allclose(model.predict(query).X, answers[0], atol=1e-2), "codes do not matter at all"
+    assert not np.allclose(model.predict(Query(query)).X, answers[0], atol=1e-2), "codes do not matter at all"
 
 
 def test_keeps_the_codes_of_controls_only() -> None:
@@ -97,7 +97,7 @@ def test_order_of_the_query_does_not_matter() -> None:
     query = all_controls("P0")
     shuffled = query[np.random.default_rng(0).permutation(query.n_obs)].copy()
     shuffled.uns = query.uns
-    one, other = (np.sort(fitted().predict(q).X, axis=0) for q in (query, shuffled))
+    one, other = (np.sort(fitted().predict(Query(q)).X, axis=0) for q in (query, shuffled))
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -105,56 +105,56 @@ def test_beats_no_change_in_contexts_seen_and_held_out() -> None:
     train = make_train()
     seen = make_query(train, [("A", "P0"), ("B", "P2")])
     held_out = make_query(train, HIDDEN)
-    assert share_of_error(fitted().predict(seen), seen) < 0.3
-    assert share_of_error(fitted().predict(held_out), held_out) < 0.6
+    assert share_of_error(fitted().predict(Query(seen)), seen) < 0.3
+    assert share_of_error(fitted().predict(Query(held_out)), held_out) < 0.6
 
 
 def test_batches_are_those_of_the_control_cells() -> None:
     model, query = fitted(True), all_controls("P0", "A")
-    plain = model.predict(query).X
+    plain = model.predict(Query(query)).X
     model = Biolord(seed=1, batch_attribute=True, **SMALL)
     vars(model).update(vars(fitted(True)))
     model.batches = np.where(model.batches == "b0", "b1", "b0")
-    assert not np.allclose(np.sort(model.predict(query).X, axis=0), np.sort(plain, axis=0), atol=1e-4)
+    assert not np.allclose(np.sort(model.predict(Query(query)).X, axis=0), np.sort(plain, axis=0), atol=1e-4)
 
 
 def test_takes_as_many_cells_as_asked_even_one() -> None:
     query = make_query(make_train(), [("hidden", "P1"), ("A", "P0")])
     for asked in ([500, 13], [1, 1], [512, 1]):
         query.uns["conditions"]["n_cells"] = asked
-        prediction = fitted().predict(query)
+        prediction = fitted().predict(Query(query))
         check_prediction(prediction, query, "prediction")
         assert (prediction.obs["perturbation"] == "P1").sum() == asked[0]
         assert prediction.n_obs == sum(asked)
     single = make_query(make_train(), [("A", "P0")], n_cells=1)
-    assert fitted().predict(single).n_obs == 1
+    assert fitted().predict(Query(single)).n_obs == 1
 
 
 def test_refuses_what_it_was_never_shown() -> None:
     train = make_train()
     with pytest.raises(ContractError, match="perturbation P9"):
-        fitted().predict(make_query(train, [("A", "P9")]))
+        fitted().predict(Query(make_query(train, [("A", "P9")])))
     with pytest.raises(ContractError, match="perturbation control"):
-        fitted().predict(make_query(train, [("A", "control")]))
+        fitted().predict(Query(make_query(train, [("A", "control")])))
     query = make_query(train, [("A", "P0")])
     query.obs_names = [f"new{i}" for i in range(query.n_obs)]
     with pytest.raises(ContractError, match="new"):
-        fitted().predict(query)
+        fitted().predict(Query(query))
     with pytest.raises(ContractError, match="fit or load"):
-        Biolord().predict(query)
+        Biolord().predict(Query(query))
 
 
 def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
     query = make_query(make_train(), HIDDEN)
     fitted(True).save(tmp_path)
     loaded = Biolord(seed=1, batch_attribute=True, **SMALL).load(tmp_path)
-    assert np.array_equal(loaded.predict(query).X, fitted(True).predict(query).X)
+    assert np.array_equal(loaded.predict(Query(query)).X, fitted(True).predict(Query(query)).X)
     with pytest.raises(ContractError, match="weights of another size"):
         Biolord(**{**SMALL, "n_latent": 4}, batch_attribute=True).load(tmp_path)
 
 
 def test_validation_cells_are_scored_and_not_trained_on(capsys: pytest.CaptureFixture) -> None:
-    Biolord(**{**SMALL, "epochs": 4, "validate_every": 2}).fit(make_train(), run=Run())
+    Biolord(**{**SMALL, "epochs": 4, "validate_every": 2}).fit(Training(make_train()), run=Run())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert len(lines) == 4
     assert "val_metric" not in lines[0]
@@ -166,7 +166,7 @@ def test_validation_cells_are_scored_and_not_trained_on(capsys: pytest.CaptureFi
 
 def test_without_validation_cells_all_epochs_are_run(capsys: pytest.CaptureFixture) -> None:
     settings = {**SMALL, "epochs": 5, "validate_every": 2, "patience": 1}
-    Biolord(**settings).fit(make_train(cells=10, validation=False), run=Run())
+    Biolord(**settings).fit(Training(make_train(cells=10, validation=False)), run=Run())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert len(lines) == 5
     assert "val" not in "".join(lines)
@@ -185,7 +185,7 @@ def test_no_batch_holds_a_single_cell() -> None:
         roles(train, 1)
     with pytest.raises(CannotLearnError, match="1 cells to train on"):
         roles(train[:1].copy(), 32)
-    Biolord(**{**SMALL, "epochs": 1, "batch_size": 64}).fit(train)
+    Biolord(**{**SMALL, "epochs": 1, "batch_size": 64}).fit(Training(train))
 
 
 # --- perturbations by their features -------------------------------------------------------------------
@@ -250,12 +250,12 @@ def drug_query(conditions: list[tuple[str, str, str]]) -> ad.AnnData:
 
 @functools.cache
 def fitted_on_features() -> Biolord:
-    return Biolord(seed=1, **FEATURES).fit(drug_screen())
+    return Biolord(seed=1, **FEATURES).fit(Training(drug_screen()))
 
 
 def answers(conditions: list[tuple[str, str, str]], model: Biolord | None = None) -> np.ndarray:
     """Answers to conditions, each in the order of its values, shape (condition, cell, gene)."""
-    values = (model or fitted_on_features()).predict(drug_query(conditions)).X.reshape(len(conditions), 40, -1)
+    values = (model or fitted_on_features()).predict(Query(drug_query(conditions))).X.reshape(len(conditions), 40, -1)
     return np.sort(values, axis=1)
 
 
@@ -277,7 +277,7 @@ def test_an_unseen_drug_is_its_features() -> None:
     table.loc["sum"] = table.loc[["D2", "D5"]].sum() - table.iloc[:12].mean()  # standardised sums have no mean
     train = drug_screen().copy()
     train.uns["perturbation_features"] = {"descriptors": table}
-    model = Biolord(seed=1, **{**FEATURES, "epochs": 3}).fit(train)
+    model = Biolord(seed=1, **{**FEATURES, "epochs": 3}).fit(Training(train))
     asked = [("A", "D2", "1"), ("A", "twin", "1"), ("A", "D2+D5", "5+5"), ("A", "sum", "10"), ("A", "D2", "10")]
     drug, twin, both, total, high = answers(asked, model)
     assert np.array_equal(drug, twin)
@@ -315,17 +315,17 @@ def test_errors_of_features_name_what_is_wrong() -> None:
     bare = drug_screen().copy()
     del bare.uns["perturbation_features"]
     with pytest.raises(ContractError, match="one table of perturbation features"):
-        Biolord(**FEATURES).fit(bare)
+        Biolord(**FEATURES).fit(Training(bare))
     bare.uns["perturbation_features"] = {"descriptors": drug_features()[["constant"]]}
     with pytest.raises(CannotLearnError, match="do not differ in features descriptors"):
-        Biolord(**FEATURES).fit(bare)
+        Biolord(**FEATURES).fit(Training(bare))
     with pytest.raises(ContractError, match="D99 has no row"):
-        fitted_on_features().predict(drug_query([("A", "D99", "1")]))
+        fitted_on_features().predict(Query(drug_query([("A", "D99", "1")])))
     query = drug_query([("A", "D0", "1")])
     query.uns["conditions"]["context"] = query.obs["context"] = "C"
     with pytest.raises(ContractError, match="context C"):
-        fitted_on_features().predict(query)
+        fitted_on_features().predict(Query(query))
     with pytest.raises(ContractError, match="one of one_hot, features, not drug"):
-        Biolord(**{**SMALL, "perturbation_encoder": "drug"}).fit(make_train())
+        Biolord(**{**SMALL, "perturbation_encoder": "drug"}).fit(Training(make_train()))
     with pytest.raises(ContractError, match="perturbation_encoder: features"):
-        Biolord(**SMALL, features="descriptors").fit(make_train())
+        Biolord(**SMALL, features="descriptors").fit(Training(make_train()))

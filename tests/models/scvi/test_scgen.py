@@ -15,6 +15,7 @@ pytest.importorskip("scvi")
 from planted import HIDDEN, PERTURBATIONS, make_query, make_train, share_of_error
 
 from trueshift.contract import ContractError, check_prediction
+from trueshift.models.base import Query, Training
 from trueshift.models.scgen import ScGen
 from trueshift.models.scvi_compat import Scgen
 from trueshift.models.scvi_training import gene_centre, labelled, seeded
@@ -33,7 +34,7 @@ SMALL = {
 
 @functools.cache
 def fitted(arithmetic: str = "shared") -> ScGen:
-    return ScGen(seed=1, arithmetic=arithmetic, **SMALL).fit(make_train())
+    return ScGen(seed=1, arithmetic=arithmetic, **SMALL).fit(Training(make_train()))
 
 
 @pytest.mark.parametrize("arithmetic", ["all", "shared"])
@@ -44,7 +45,7 @@ def test_equals_the_predict_of_the_package(arithmetic: str) -> None:
         upstream = model.train_upstream(train, None)
     n = int((train.obs["context"] == "hidden").sum())
     query = make_query(train, [("hidden", "P0"), ("hidden", "P2")], n_cells=n)
-    prediction = fitted(arithmetic).predict(query)
+    prediction = fitted(arithmetic).predict(Query(query))
     for perturbation in ("P0", "P2"):
         np.random.seed(model.seed)
         seen = {"context": ["A", "B", "C"]}
@@ -66,7 +67,7 @@ def test_one_context_is_not_balanced_as_in_the_package() -> None:
     model = ScGen(seed=2, arithmetic="shared", **{**SMALL, "epochs": 2})
     with seeded(model.seed):
         upstream = model.train_upstream(train, None)
-    model.fit(train)
+    model.fit(Training(train))
     np.random.seed(model.seed)
     some = upstream.adata[:5]
     _, delta = upstream.predict("control", "P1", some, restrict_arithmetic_to={"context": ["A"]})
@@ -77,15 +78,15 @@ def test_beats_no_change_in_contexts_seen_and_held_out() -> None:
     train = make_train()
     seen = make_query(train, [("A", "P0"), ("B", "P2")])
     held_out = make_query(train, HIDDEN)
-    assert share_of_error(fitted().predict(seen), seen) < 0.3
-    assert share_of_error(fitted().predict(held_out), held_out) < 0.5
+    assert share_of_error(fitted().predict(Query(seen)), seen) < 0.3
+    assert share_of_error(fitted().predict(Query(held_out)), held_out) < 0.5
 
 
 def test_takes_as_many_cells_as_asked_in_the_order_asked() -> None:
     train = make_train()
     query = make_query(train, [("hidden", "P1"), ("A", "P0")])
     query.uns["conditions"]["n_cells"] = [500, 3]
-    prediction = fitted().predict(query)
+    prediction = fitted().predict(Query(query))
     check_prediction(prediction, query, "prediction")
     assert (prediction.obs["perturbation"] == "P1").sum() == 500
     assert prediction.n_obs == 503
@@ -95,20 +96,20 @@ def test_takes_as_many_cells_as_asked_in_the_order_asked() -> None:
 
 def test_refuses_what_it_was_never_shown() -> None:
     with pytest.raises(ContractError, match="perturbation P9"):
-        fitted().predict(make_query(make_train(), [("A", "P9")]))
+        fitted().predict(Query(make_query(make_train(), [("A", "P9")])))
     with pytest.raises(ContractError, match="genes"):
-        fitted().predict(make_query(make_train(), [("A", "P0")])[:, ::-1].copy())
+        fitted().predict(Query(make_query(make_train(), [("A", "P0")])[:, ::-1].copy()))
     with pytest.raises(ContractError, match="fit or load"):
-        ScGen().predict(make_query(make_train(), [("A", "P0")]))
+        ScGen().predict(Query(make_query(make_train(), [("A", "P0")])))
     with pytest.raises(ContractError, match="arithmetic is one of all, shared"):
-        ScGen(arithmetic="some").fit(make_train())
+        ScGen(arithmetic="some").fit(Training(make_train()))
 
 
 def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
     query = make_query(make_train(), HIDDEN)
     fitted().save(tmp_path)
     loaded = ScGen(seed=1, arithmetic="shared", **SMALL).load(tmp_path)
-    assert np.array_equal(loaded.predict(query).X, fitted().predict(query).X)
+    assert np.array_equal(loaded.predict(Query(query)).X, fitted().predict(Query(query)).X)
     with pytest.raises(ContractError, match="weights of another size"):
         ScGen(**{**SMALL, "n_hidden": 16}).load(tmp_path)
 
@@ -124,7 +125,7 @@ def test_the_package_loads_what_was_saved_and_so_does_torch_without_pickled_code
     latent = loaded.get_latent_representation()
     np.testing.assert_allclose(latent, upstream.get_latent_representation(), atol=1e-5)
     (tmp_path / "again").mkdir()
-    for again in (ScGen(seed=1, **SMALL).load(tmp_path), model.fit(train)):
+    for again in (ScGen(seed=1, **SMALL).load(tmp_path), model.fit(Training(train))):
         again.save(tmp_path / "again")
         assert (tmp_path / "again/model.pt").read_bytes() == (tmp_path / "model.pt").read_bytes()
 
@@ -137,14 +138,14 @@ def test_the_package_loads_what_was_saved_and_so_does_torch_without_pickled_code
 def test_validation_cells_end_the_training_and_are_not_trained_on(capsys: pytest.CaptureFixture) -> None:
     settings = {**SMALL, "epochs": 40, "patience": 2, "monitor": "elbo_validation"}
     train = make_train()
-    ScGen(**settings).fit(train, run=Run())
+    ScGen(**settings).fit(Training(train), run=Run())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert "val_elbo" in lines[0]
     assert len(lines) < 40, "no early stop"
     with seeded(0):
         upstream = ScGen(**{**settings, "epochs": 1}).train_upstream(train, None)
     assert set(upstream.train_indices) == set(np.flatnonzero(train.obs["role"] != "val"))
-    ScGen(**{**settings, "epochs": 12}).fit(make_train(validation=False), run=Run())
+    ScGen(**{**settings, "epochs": 12}).fit(Training(make_train(validation=False)), run=Run())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert len(lines) == 12
     assert "val" not in "".join(lines)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from planted import make_query, make_train
 
+from trueshift.models.base import Query, Training
 from trueshift.models.biolord import Biolord
 from trueshift.models.scgen import ScGen
 from trueshift.models.scvi_training import gene_centre
@@ -25,8 +26,8 @@ def test_the_level_of_a_gene_does_not_matter_for_profiles(cls: type, settings: d
     for offset in (0.0, 8.0):
         train = profiles(offset)
         query = make_query(train, [("A", "P0"), ("hidden", "P1")], n_cells=1)
-        cls(seed=1, **settings).fit(train).save(tmp_path)
-        answers.append(cls(seed=1, **settings).load(tmp_path).predict(query).X)
+        cls(seed=1, **settings).fit(Training(train)).save(tmp_path)
+        answers.append(cls(seed=1, **settings).load(tmp_path).predict(Query(query)).X)
     moved = np.linspace(0, 8, answers[0].shape[1])
     np.testing.assert_allclose(answers[1] - answers[0], np.broadcast_to(moved, answers[0].shape), atol=2e-2)
 

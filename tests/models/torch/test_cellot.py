@@ -12,7 +12,7 @@ from library.models.model_cases import cells, question, random_screen  # noqa: E
 
 from trueshift.contract import ContractError, dense  # noqa: E402
 from trueshift.models import cellot  # noqa: E402
-from trueshift.models.base import CannotLearnError, query_controls  # noqa: E402
+from trueshift.models.base import CannotLearnError, Query, Training, query_controls  # noqa: E402
 from trueshift.models.cellot import CellOT, Draws, Validation  # noqa: E402
 from trueshift.models.cellot_network import Autoencoder, ConvexNetworks, Transport  # noqa: E402
 from trueshift.networks.cells_on_device import CellsOnDevice  # noqa: E402
@@ -280,7 +280,7 @@ def test_cells_for_validation_are_never_learnt_from() -> None:
     X[(train.obs["role"] == "val").to_numpy()] = 50.0
     changed.X = X
     once = {**BRIEF, "autoencoder_validate_every": 12, "validate_every": 12}
-    one, other = CellOT(**once).fit(train), CellOT(**once).fit(changed)
+    one, other = CellOT(**once).fit(Training(train)), CellOT(**once).fit(Training(changed))
     assert same(one.autoencoder, other.autoencoder)
     assert same(one.maps, other.maps)
 
@@ -322,7 +322,7 @@ def test_the_autoencoder_reconstructs_and_its_latent_is_standard() -> None:
     train = random_screen(["A", "B"], contexts=2, genes=20)
     values = 5 + rng.normal(size=(train.n_obs, 3)) @ rng.normal(size=(3, 20))
     train.X = values.astype(np.float32)
-    model = CellOT(**{**LEARNING, "steps": 1, "autoencoder_steps": 1000}).fit(train)
+    model = CellOT(**{**LEARNING, "steps": 1, "autoencoder_steps": 1000}).fit(Training(train))
     with torch.no_grad():
         latent = model.autoencoder.encode(torch.from_numpy(dense(train.X)))
         error = (model.autoencoder.decode(latent).numpy() - values) ** 2
@@ -343,11 +343,11 @@ def test_the_autoencoder_keeps_its_best_weights_on_validation(monkeypatch: pytes
         return torch.tensor(losses[-1])
 
     monkeypatch.setattr(Autoencoder, "loss", falling_and_rising)
-    kept = CellOT(**BRIEF).fit(train)
+    kept = CellOT(**BRIEF).fit(Training(train))
     assert losses == [2.0, 1.0, 2.0]
     monkeypatch.setattr(Autoencoder, "loss", plain)
     train.obs["role"] = train.obs["role"].replace("val", "test")  # the last weights
-    stopped = CellOT(**{**BRIEF, "autoencoder_steps": 8}).fit(train)
+    stopped = CellOT(**{**BRIEF, "autoencoder_steps": 8}).fit(Training(train))
     assert same(kept.autoencoder.decoder, stopped.autoencoder.decoder)
 
 
@@ -379,7 +379,7 @@ def ask(train: ad.AnnData, conditions: list[tuple[str, str, str]], n_cells: int 
 
 
 def deltas(model: CellOT, query: ad.AnnData) -> np.ndarray:
-    prediction = model.predict(query)
+    prediction = model.predict(Query(query))
     keys = [prediction.obs[name].astype(str).to_numpy() for name in ("context", "perturbation", "dose")]
     means = pd.DataFrame(dense(prediction.X)).groupby(keys).mean()
     asked = query.uns["conditions"][["context", "perturbation", "dose"]]
@@ -390,7 +390,7 @@ def deltas(model: CellOT, query: ad.AnnData) -> np.ndarray:
 def opposite() -> tuple[np.ndarray, ad.AnnData, CellOT]:
     shift = np.where(np.arange(24) % 3 == 0, 1.5, 0.0)
     train = planted({"up": shift, "down": -shift}, doses=("1", "10"))
-    return shift, train, CellOT(**LEARNING).fit(train)
+    return shift, train, CellOT(**LEARNING).fit(Training(train))
 
 
 def test_opposite_effects_are_told_apart(opposite: tuple) -> None:
@@ -403,17 +403,17 @@ def test_opposite_effects_are_told_apart(opposite: tuple) -> None:
 
 def test_doses_share_a_map_and_unseen_perturbations_are_refused(opposite: tuple) -> None:
     _, train, model = opposite
-    found = model.predict(ask(train, [("x0", "up", "1"), ("x0", "up", "77")]))  # all controls, in another order
+    found = model.predict(Query(ask(train, [("x0", "up", "1"), ("x0", "up", "77")])))  # all controls, in another order
     assert np.allclose(np.sort(dense(found.X)[:40], 0), np.sort(dense(found.X)[40:], 0), atol=1e-4)
     with pytest.raises(ContractError, match="CellOT was never shown perturbation sideways"):
-        model.predict(ask(train, [("x0", "sideways", "1")]))
+        model.predict(Query(ask(train, [("x0", "sideways", "1")])))
 
 
 def test_cells_keep_their_differences(opposite: tuple) -> None:
     """The map moves cells, not their mean: along the directions in which cells differ they still differ as much."""
     _, train, model = opposite
     query = ask(train, [("x0", "up", "1")])
-    moved, controls = dense(model.predict(query).X), dense(query.X[(query.obs["context"] == "x0").to_numpy()])
+    moved, controls = dense(model.predict(Query(query)).X), dense(query.X[(query.obs["context"] == "x0").to_numpy()])
     ratio = np.trace(np.cov(moved.T)) / np.trace(np.cov(controls.T))
     assert 0.5 < ratio < 1.6, ratio
 
@@ -423,9 +423,9 @@ def test_a_few_cells_are_learnt_by_heart() -> None:
     rng = np.random.default_rng(0)
     values = {"control": rng.normal(5, 1, (3, 6)), "A": rng.normal(8, 1, (3, 6))}
     train = cells([("x", name, "1", list(row)) for name, block in values.items() for row in block])
-    model = CellOT(**{**LEARNING, "steps": 250}).fit(train)
+    model = CellOT(**{**LEARNING, "steps": 250}).fit(Training(train))
     query = ask(train, [("x", "A", "1")], n_cells=3)
-    moved = dense(model.predict(query).X)
+    moved = dense(model.predict(Query(query)).X)
     gap = np.linalg.norm(values["A"].mean(0) - values["control"].mean(0))
     nearest = np.linalg.norm(moved[:, None] - values["A"][None], axis=2).min(1)
     assert nearest.max() < 0.3 * gap
@@ -437,7 +437,7 @@ def test_weights_of_the_best_validation_stay(monkeypatch: pytest.MonkeyPatch, le
     """A training whose second half is sabotaged ends as one that had only the first."""
     train = planted({"A": np.full(6, 2.0), "B": np.full(6, -2.0)}, n=16)
     settings = {**BRIEF, "steps": 30, "validate_every": 10, "least_validation": least}
-    good = CellOT(**settings).fit(train)
+    good = CellOT(**settings).fit(Training(train))
     step, calls = Transport.step, []
 
     def sabotaged(self: Transport, *arguments: object) -> tuple:
@@ -449,12 +449,12 @@ def test_weights_of_the_best_validation_stay(monkeypatch: pytest.MonkeyPatch, le
         return losses
 
     monkeypatch.setattr(Transport, "step", sabotaged)
-    late = CellOT(**{**settings, "steps": 60}).fit(train)
+    late = CellOT(**{**settings, "steps": 60}).fit(Training(train))
     assert len(calls) == 60
     assert same(good.maps, late.maps)
     train.obs["role"] = train.obs["role"].replace("val", "test")
     calls.clear()
-    last = CellOT(**{**settings, "steps": 60}).fit(train)
+    last = CellOT(**{**settings, "steps": 60}).fit(Training(train))
     assert last.maps.A[-1].max() > 100, "without validation the last weights stay"
 
 
@@ -465,7 +465,7 @@ def test_few_validation_cells_share_the_choice(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Validation, "of", lambda *_: torch.tensor(next(given)))
     kept: list[list[float]] = []
     monkeypatch.setattr(Transport, "keep", lambda _, values: kept.append(values.tolist()))
-    CellOT(**{**BRIEF, "least_validation": 3}).fit(train)
+    CellOT(**{**BRIEF, "least_validation": 3}).fit(Training(train))
     assert kept == [[1.0, 5.0], [2.0, 1.5], [3.0, 4.0], [4.0, 6.0]]
 
 
@@ -492,11 +492,11 @@ class Stopping(Run):
 @pytest.mark.parametrize("at", [2, 3, 4, 6, 7])  # autoencoder: 1 to 3, maps: 4 to 7
 def test_an_interrupted_training_resumes_to_the_same_bits(at: int, tmp_path: Path) -> None:
     train = screen()
-    undisturbed = CellOT(**BRIEF).fit(train)
+    undisturbed = CellOT(**BRIEF).fit(Training(train))
     with pytest.raises(StoppedError):
-        CellOT(**BRIEF).fit(train, run=Stopping(tmp_path, at))
+        CellOT(**BRIEF).fit(Training(train), run=Stopping(tmp_path, at))
     again = Stopping(tmp_path)
-    resumed = CellOT(**BRIEF).fit(train, run=again)
+    resumed = CellOT(**BRIEF).fit(Training(train), run=again)
     assert again.steps == list(range(at + 1, 8))
     assert same(undisturbed.autoencoder, resumed.autoencoder)
     assert same(undisturbed.maps, resumed.maps)
@@ -507,20 +507,20 @@ def test_a_training_stopped_between_its_phases_resumes_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     train = screen()
-    undisturbed = CellOT(**BRIEF).fit(train)
+    undisturbed = CellOT(**BRIEF).fit(Training(train))
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Transport, "step", lambda *_: (_ for _ in ()).throw(StoppedError))
-        CellOT(**BRIEF).fit(train, run=Run(resume=tmp_path))
-    assert same(undisturbed.maps, CellOT(**BRIEF).fit(train, run=Run(resume=tmp_path)).maps)
+        CellOT(**BRIEF).fit(Training(train), run=Run(resume=tmp_path))
+    assert same(undisturbed.maps, CellOT(**BRIEF).fit(Training(train), run=Run(resume=tmp_path)).maps)
 
 
 def test_a_checkpoint_of_other_labels_is_not_resumed(tmp_path: Path) -> None:
     train = screen()
     with pytest.raises(StoppedError):
-        CellOT(**BRIEF).fit(train, run=Stopping(tmp_path, 5))
+        CellOT(**BRIEF).fit(Training(train), run=Stopping(tmp_path, 5))
     train.obs.loc[train.obs["perturbation"] == "B", "perturbation"] = "C"
     again = Stopping(tmp_path)
-    CellOT(**BRIEF).fit(train, run=again)
+    CellOT(**BRIEF).fit(Training(train), run=again)
     assert again.steps == list(range(1, 8))
 
 
@@ -538,28 +538,28 @@ def test_a_checkpoint_of_other_labels_is_not_resumed(tmp_path: Path) -> None:
 )
 def test_settings_that_make_no_sense_are_refused(change: dict, text: str) -> None:
     with pytest.raises(ContractError, match=text):
-        CellOT(**{**BRIEF, **change}).fit(screen())
+        CellOT(**{**BRIEF, **change}).fit(Training(screen()))
 
 
 def test_data_without_controls_or_perturbed_cells_is_refused() -> None:
     train = screen()
     lonely = train[~(train.obs["is_control"] & (train.obs["context"] == "y")).to_numpy()].copy()
     with pytest.raises(ContractError, match="context y has perturbed cells but no control cells"):
-        CellOT(**BRIEF).fit(lonely)
+        CellOT(**BRIEF).fit(Training(lonely))
     with pytest.raises(CannotLearnError, match="no perturbed cells to learn from"):
-        CellOT(**BRIEF).fit(train[train.obs["is_control"].to_numpy()].copy())
+        CellOT(**BRIEF).fit(Training(train[train.obs["is_control"].to_numpy()].copy()))
 
 
 def test_a_training_that_diverges_says_so() -> None:
     with pytest.raises(ContractError, match=r"CellOT, maps: a loss is not finite.*lower the learning rate"):
-        CellOT(**{**BRIEF, "learning_rate": 1e15}).fit(screen())
+        CellOT(**{**BRIEF, "learning_rate": 1e15}).fit(Training(screen()))
 
 
 def test_other_genes_and_other_settings_are_refused(tmp_path: Path) -> None:
     train = screen()
-    model = CellOT(**BRIEF).fit(train)
+    model = CellOT(**BRIEF).fit(Training(train))
     with pytest.raises(ContractError, match="other genes"):
-        model.predict(ask(train[:, ::-1].copy(), [("x", "A", "1")]))
+        model.predict(Query(ask(train[:, ::-1].copy(), [("x", "A", "1")])))
     model.save(tmp_path)
     with pytest.raises(ContractError, match="weights of other settings"):
         CellOT(**{**BRIEF, "hidden": [6, 6]}).load(tmp_path)
@@ -567,12 +567,12 @@ def test_other_genes_and_other_settings_are_refused(tmp_path: Path) -> None:
 
 def test_cells_are_densified_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     train = screen()
-    whole = CellOT(**BRIEF).fit(train)
+    whole = CellOT(**BRIEF).fit(Training(train))
     sizes: list[int] = []
     rows = CellsOnDevice.rows
     monkeypatch.setattr(CellsOnDevice, "rows", lambda self, index: (sizes.append(len(index)), rows(self, index))[1])
     monkeypatch.setattr(cellot, "CHUNK", 7)
-    parts = CellOT(**BRIEF).fit(train)
+    parts = CellOT(**BRIEF).fit(Training(train))
     assert max(sizes) == 8  # a batch
     query = ask(train, [("x", "A", "1"), ("y", "B", "1")])
-    assert np.allclose(dense(whole.predict(query).X), dense(parts.predict(query).X), atol=1e-3)
+    assert np.allclose(dense(whole.predict(Query(query)).X), dense(parts.predict(Query(query)).X), atol=1e-3)

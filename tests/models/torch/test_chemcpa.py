@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 
 from trueshift.contract import ContractError, asked, check_prediction, dense, input_controls  # noqa: E402
 from trueshift.models import chemcpa  # noqa: E402
-from trueshift.models.base import CannotLearnError, build  # noqa: E402
+from trueshift.models.base import CannotLearnError, Query, Training, build  # noqa: E402
 from trueshift.models.chemcpa import ChemCPA  # noqa: E402
 from trueshift.models.chemcpa_data import Rows, Treatments, drugs_of  # noqa: E402
 from trueshift.models.chemcpa_network import (  # noqa: E402
@@ -107,7 +107,7 @@ def ask(train: ad.AnnData, conditions: list[tuple[str, ...]]) -> ad.AnnData:
 
 def effects(model: ChemCPA, query: ad.AnnData) -> np.ndarray:
     """Predicted mean of each condition minus that of its controls, (C, G)."""
-    prediction = model.predict(query)
+    prediction = model.predict(Query(query))
     check_prediction(prediction, query, "prediction")
     keys = [prediction.obs[name].astype(str) for name in ("context", "perturbation", "dose")]
     means = pd.DataFrame(prediction.X.astype(np.float64)).groupby([key.to_numpy() for key in keys], sort=False).mean()
@@ -138,7 +138,7 @@ def train() -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def learnt(train: ad.AnnData) -> ChemCPA:
-    return ChemCPA(**LEARNS).fit(train)
+    return ChemCPA(**LEARNS).fit(Training(train))
 
 
 # --- networks -----------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_a_batch_is_given_the_drugs_of_its_conditions() -> None:
 
 def prepared(train: ad.AnnData) -> ChemCPA:
     """A model that knows its scales, of no epochs."""
-    return ChemCPA(**{**BRIEF, "epochs": 0}).fit(train)
+    return ChemCPA(**{**BRIEF, "epochs": 0}).fit(Training(train))
 
 
 def with_doses(train: ad.AnnData, doses: list[str]) -> ad.AnnData:
@@ -352,14 +352,14 @@ def test_features_are_standardised_by_the_drugs_learnt_from(train: ad.AnnData) -
 
 def test_the_drug_features_are_frozen(train: ad.AnnData) -> None:
     before = train.uns["perturbation_features"]["linear"].copy()
-    model = ChemCPA(**BRIEF).fit(train)
+    model = ChemCPA(**BRIEF).fit(Training(train))
     np.testing.assert_array_equal(model.known.values, before)
     pd.testing.assert_frame_equal(train.uns["perturbation_features"]["linear"], before)
     trained = [name for name, _ in model.network.named_parameters()]
     assert {name.split(".")[0] for name in trained} == {"encoder", "decoder", "drug", "doser", "context"}
     other = train.copy()
     other.uns["perturbation_features"]["linear"].loc["D11"] += 1  # of no drug in training
-    assert equal(ChemCPA(**BRIEF).fit(other), model)
+    assert equal(ChemCPA(**BRIEF).fit(Training(other)), model)
 
 
 # --- learning -----------------------------------------------------------------------------------------
@@ -371,7 +371,9 @@ def test_overfits_twelve_profiles() -> None:
     train = train[np.append(perturbed, np.flatnonzero(train.obs["is_control"])[:4])].copy()
     train.obs["role"] = np.where(train.obs["is_control"], "control_input", "train")
     assert train.n_obs == 12
-    model = ChemCPA(**{**LEARNS, "drug_weight": 0.0, "context_weight": 0.0, "epochs": 400, "decay": 1.0}).fit(train)
+    model = ChemCPA(**{**LEARNS, "drug_weight": 0.0, "context_weight": 0.0, "epochs": 400, "decay": 1.0}).fit(
+        Training(train)
+    )
     rows = Rows.of(train)
     own = model._treatments(rows.conditions).batch(
         torch.from_numpy(dense(train.X)), rows.condition, rows.context, rows.label, "cpu"
@@ -389,7 +391,7 @@ def explained(predicted: np.ndarray, truth: np.ndarray) -> float:
 def test_learns_effects_that_are_linear_in_features_and_carries_them_to_unseen_drugs() -> None:
     hidden = ["D3", "D7"]
     train = planted([name for name in DRUGS if name not in hidden], repeats=6)
-    model = ChemCPA(**LEARNS).fit(train)
+    model = ChemCPA(**LEARNS).fit(Training(train))
     truth = dict(zip(DRUGS, train.uns["truth"], strict=True))
     for names in (["D0", "D1", "D5"], hidden):
         query = ask(train, [(context, name) for context in ("C0", "C1") for name in names])
@@ -428,8 +430,8 @@ def test_a_combination_is_the_sum_of_its_drugs_at_their_doses(train: ad.AnnData,
 
 def test_a_context_with_controls_alone_has_an_embedding_of_its_own() -> None:
     train = planted(contexts=3, zero_shot=True)
-    model = ChemCPA(**LEARNS, seed=1).fit(train)
-    start = ChemCPA(**{**LEARNS, "epochs": 0}, seed=1).fit(train)
+    model = ChemCPA(**LEARNS, seed=1).fit(Training(train))
+    start = ChemCPA(**{**LEARNS, "epochs": 0}, seed=1).fit(Training(train))
     assert model.facts["contexts"] == ["C0", "C1", "C2"]
     moved = (model.network.context.weight - start.network.context.weight).abs().amax(dim=1)
     assert (moved > 1e-2).all()
@@ -446,20 +448,20 @@ def test_every_third_step_is_the_adversaries_own(train: ad.AnnData, monkeypatch:
             return loss(*args)
 
         monkeypatch.setattr(chemcpa, loss.__name__, noting)
-    ChemCPA(**{**BRIEF, "batch_size": 1000}).fit(train)  # one step an epoch
+    ChemCPA(**{**BRIEF, "batch_size": 1000}).fit(Training(train))  # one step an epoch
     assert steps == ["ad", "au", "au", "ad", "au", "au"]
     steps.clear()
-    ChemCPA(**{**BRIEF, "epochs": 1, "adversary_every": 2}).fit(train)
+    ChemCPA(**{**BRIEF, "epochs": 1, "adversary_every": 2}).fit(Training(train))
     assert steps[:4] == ["ad", "au", "ad", "au"]
     with pytest.raises(ContractError, match="adversary_every 1 leaves the autoencoder no step"):
-        ChemCPA(**{**BRIEF, "adversary_every": 1}).fit(train)
+        ChemCPA(**{**BRIEF, "adversary_every": 1}).fit(Training(train))
 
 
 def test_learning_rates_decay(train: ad.AnnData) -> None:
     def weights(epochs: int) -> list[torch.Tensor]:
         settings = {**BRIEF, "epochs": epochs, "decay": 0.0, "decay_every": 2, "validate_every": 1000}
         alone = train[(train.obs["role"] != "val").to_numpy()].copy()
-        return list(ChemCPA(**settings).fit(alone).network.parameters())
+        return list(ChemCPA(**settings).fit(Training(alone)).network.parameters())
 
     same = zip(weights(2), weights(5), strict=True)
     assert all(torch.equal(a, b) for a, b in same)  # nothing moves from the third epoch on
@@ -474,7 +476,7 @@ def test_validation_predicts_conditions_from_controls(train: ad.AnnData) -> None
         : (train.obs["role"] == "val").sum()
     ]
     recorder = Recorder()
-    model = ChemCPA(**LEARNS).fit(train, run=recorder)
+    model = ChemCPA(**LEARNS).fit(Training(train), run=recorder)
     rows, X = Rows.of(train), dense(train.X)
     val = train.obs[train.obs["role"] == "val"]
     assert train.obs_names[rows.val].tolist() == val.index.tolist()
@@ -497,7 +499,7 @@ def test_rows_of_role_val_are_never_learnt_from(train: ad.AnnData) -> None:
     lines = []
     for data in (train, other):
         recorder = Recorder()
-        ChemCPA(**BRIEF).fit(data, run=recorder)
+        ChemCPA(**BRIEF).fit(Training(data), run=recorder)
         lines.append(pd.DataFrame(recorder.lines))
     pd.testing.assert_frame_equal(*(part.drop(columns="val_loss") for part in lines))
     assert (lines[1]["val_loss"] > lines[0]["val_loss"]).all()
@@ -518,7 +520,7 @@ def test_validation_starts_from_controls_of_the_context(train: ad.AnnData) -> No
 def test_stops_early(train: ad.AnnData, capsys: pytest.CaptureFixture) -> None:
     recorder = Recorder()
     still = {"learning_rate": 0.0, "epochs": 60, "validate_every": 1, "patience": 3, "weight_decay": 0.0}
-    ChemCPA(**{**BRIEF, **still}).fit(train, run=recorder)
+    ChemCPA(**{**BRIEF, **still}).fit(Training(train), run=recorder)
     best = int(np.argmin([line["val_loss"] for line in recorder.lines]))
     assert len(recorder.lines) == best + 4 < 60
     assert "early stopping on" in capsys.readouterr().out
@@ -537,7 +539,7 @@ class StoppedError(Exception):
 def test_an_interrupted_training_resumes_to_the_same_bits(
     at: int, train: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed, epochs = ChemCPA(**TWO_PHASES).fit(train), []
+    undisturbed, epochs = ChemCPA(**TWO_PHASES).fit(Training(train)), []
 
     def counting(rng: np.random.Generator, *args: int, **options: int) -> list[np.ndarray]:
         if len(epochs) == at and not (tmp_path / "stopped").exists():
@@ -549,12 +551,12 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     real = chemcpa.shuffled_batches
     monkeypatch.setattr(chemcpa, "shuffled_batches", counting)
     with pytest.raises(StoppedError):
-        ChemCPA(**TWO_PHASES).fit(train, run=Run(resume=tmp_path))
+        ChemCPA(**TWO_PHASES).fit(Training(train), run=Run(resume=tmp_path))
     assert (tmp_path / "pretrain.pt").exists() == (at > 1)
     epochs.clear()
     (tmp_path / "stopped").touch()
     recorder = Recorder(tmp_path)
-    resumed = ChemCPA(**TWO_PHASES).fit(train, run=recorder)
+    resumed = ChemCPA(**TWO_PHASES).fit(Training(train), run=recorder)
     assert equal(undisturbed, resumed)
     kept = at // 2 * 2 if at != 5 else 4  # checkpoints are written after 2, 4, 6 and 8 epochs
     assert len(epochs) == 10 - kept
@@ -573,7 +575,7 @@ def train_until_killed(folder: str) -> None:
         return real(*args, **options)
 
     chemcpa.shuffled_batches = die
-    ChemCPA(**TWO_PHASES).fit(planted(), run=Run(resume=Path(folder)))
+    ChemCPA(**TWO_PHASES).fit(Training(planted()), run=Run(resume=Path(folder)))
 
 
 def test_a_killed_training_resumes_to_the_same_bits(train: ad.AnnData, tmp_path: Path) -> None:
@@ -584,9 +586,9 @@ def test_a_killed_training_resumes_to_the_same_bits(train: ad.AnnData, tmp_path:
     assert done.returncode == -signal.SIGKILL
     assert {path.name for path in tmp_path.glob("[!.]*")} == {"pretrain.pt", "state.pt"}
     recorder = Recorder(tmp_path)
-    resumed = ChemCPA(**TWO_PHASES).fit(train, run=recorder)
+    resumed = ChemCPA(**TWO_PHASES).fit(Training(train), run=recorder)
     assert [line["step"] for line in recorder.lines] == [8, 10]
-    assert equal(ChemCPA(**TWO_PHASES).fit(train), resumed)
+    assert equal(ChemCPA(**TWO_PHASES).fit(Training(train)), resumed)
     assert not list(tmp_path.iterdir())
 
 
@@ -599,7 +601,7 @@ def test_a_checkpoint_of_another_training_is_not_resumed(
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        ChemCPA(**BRIEF).fit(train, run=Stopping(resume=tmp_path))
+        ChemCPA(**BRIEF).fit(Training(train), run=Stopping(resume=tmp_path))
     settings, other = BRIEF, train.copy()
     if what == "settings":
         settings = {**BRIEF, "drug_weight": 1.0}
@@ -609,9 +611,9 @@ def test_a_checkpoint_of_another_training_is_not_resumed(
         other = with_doses(other, ["1", "10"])
     else:
         other.uns["perturbation_features"]["linear"].loc["D2"] += 1
-    fresh = ChemCPA(**settings).fit(other, run=Run(resume=tmp_path))
+    fresh = ChemCPA(**settings).fit(Training(other), run=Run(resume=tmp_path))
     assert "of other settings or data: started afresh" in capsys.readouterr().out
-    assert equal(fresh, ChemCPA(**settings).fit(other))
+    assert equal(fresh, ChemCPA(**settings).fit(Training(other)))
 
 
 def test_pretraining_takes_its_contexts_and_fine_tuning_the_rest(train: ad.AnnData) -> None:
@@ -626,14 +628,14 @@ def test_pretraining_takes_its_contexts_and_fine_tuning_the_rest(train: ad.AnnDa
     assert len(first.learn) + len(second.learn) == len(rows.learn)
     assert train.obs["is_control"].iloc[second.learn].any()
     with pytest.raises(ContractError, match=r"fine-tuning: there are no perturbed rows .* pretrain_contexts"):
-        ChemCPA(**BRIEF, pretrain_contexts=["C0", "C1"]).fit(train)
+        ChemCPA(**BRIEF, pretrain_contexts=["C0", "C1"]).fit(Training(train))
     with pytest.raises(ContractError, match="C9, which is not a training context"):
-        ChemCPA(**BRIEF, pretrain_contexts="C9").fit(train)
+        ChemCPA(**BRIEF, pretrain_contexts="C9").fit(Training(train))
 
 
 def test_pretraining_changes_what_is_learnt(train: ad.AnnData) -> None:
-    tuned = ChemCPA(**TWO_PHASES).fit(train)
-    alone = ChemCPA(**{**TWO_PHASES, "pretrain_epochs": 0}).fit(train)
+    tuned = ChemCPA(**TWO_PHASES).fit(Training(train))
+    alone = ChemCPA(**{**TWO_PHASES, "pretrain_epochs": 0}).fit(Training(train))
     assert not equal(tuned, alone)
 
 
@@ -645,14 +647,16 @@ def test_save_and_load_keep_the_answers(train: ad.AnnData, learnt: ChemCPA, tmp_
     learnt.save(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["features.npz", "model.json", "weights.pt"]
     settings = {"class": "trueshift.models.chemcpa.ChemCPA", "params": LEARNS}
-    np.testing.assert_array_equal(build(settings, 0).load(tmp_path).predict(query).X, learnt.predict(query).X)
+    np.testing.assert_array_equal(
+        build(settings, 0).load(tmp_path).predict(Query(query)).X, learnt.predict(Query(query)).X
+    )
     with pytest.raises(ContractError, match="weights of other settings"):
         ChemCPA(**{**LEARNS, "latent": 5}).load(tmp_path)
 
 
 def test_every_input_control_of_a_profile_query_is_a_row_of_the_answer(train: ad.AnnData, learnt: ChemCPA) -> None:
     query = ask(train, [("C0", "D0"), ("C1", "D0")])
-    prediction = learnt.predict(query)
+    prediction = learnt.predict(Query(query))
     assert prediction.n_obs == query.n_obs
     assert len({tuple(row) for row in prediction.X}) == query.n_obs  # none is lost on the way through the encoder
     assert len(asked(query)) == 2
@@ -666,30 +670,30 @@ def test_decoded_means_are_rectified_where_expression_is_never_negative(train: a
         assert model.facts["nonnegative"] is not negative
         with torch.no_grad():
             model.network.decoder[-1].bias -= 100
-        assert (model.predict(ask(data, [("C0", "D0")])).X.min() < 0) == negative
+        assert (model.predict(Query(ask(data, [("C0", "D0")]))).X.min() < 0) == negative
 
 
 def test_bad_input_is_named(train: ad.AnnData, learnt: ChemCPA) -> None:
     bare = train.copy()
     del bare.uns["perturbation_features"]
     with pytest.raises(ContractError, match="needs one table of perturbation features, the dataset has none"):
-        ChemCPA(**BRIEF).fit(bare)
+        ChemCPA(**BRIEF).fit(Training(bare))
     with pytest.raises(ContractError, match="needs perturbation features kpgt, the dataset has linear"):
-        ChemCPA(**BRIEF, features="kpgt").fit(train)
+        ChemCPA(**BRIEF, features="kpgt").fit(Training(train))
     short = train.copy()
     short.uns["perturbation_features"]["linear"] = train.uns["perturbation_features"]["linear"].drop("D4")
     with pytest.raises(ContractError, match="D4 has no row in perturbation features linear"):
-        ChemCPA(**BRIEF).fit(short)
+        ChemCPA(**BRIEF).fit(Training(short))
     with pytest.raises(CannotLearnError, match="no perturbed rows of role train to learn from; check the split"):
-        ChemCPA(**BRIEF).fit(train[train.obs["is_control"].to_numpy()].copy())
+        ChemCPA(**BRIEF).fit(Training(train[train.obs["is_control"].to_numpy()].copy()))
     elsewhere = ask(train, [("C0", "D0")])
     elsewhere.obs["context"] = "C7"
     elsewhere.uns["conditions"]["context"] = "C7"
     with pytest.raises(ContractError, match="chemCPA was never shown context C7"):
-        learnt.predict(elsewhere)
+        learnt.predict(Query(elsewhere))
     with pytest.raises(ContractError, match="X has no row in perturbation features linear"):
-        learnt.predict(ask(train, [("C0", "X")]))
+        learnt.predict(Query(ask(train, [("C0", "X")])))
     with pytest.raises(ContractError, match="other genes than the training"):
-        learnt.predict(ask(train, [("C0", "D0")])[:, ::-1].copy())
+        learnt.predict(Query(ask(train, [("C0", "D0")])[:, ::-1].copy()))
     with pytest.raises(ContractError, match="a loss is not finite"):
-        ChemCPA(**{**BRIEF, "learning_rate": 1e30}).fit(train)
+        ChemCPA(**{**BRIEF, "learning_rate": 1e30}).fit(Training(train))

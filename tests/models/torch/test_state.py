@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist, pdist
 torch = pytest.importorskip("torch")
 
 from trueshift.contract import ContractError, Pairs, asked, check_prediction, dense  # noqa: E402
-from trueshift.models.base import CannotLearnError, build, query_controls  # noqa: E402
+from trueshift.models.base import CannotLearnError, Query, Training, build, query_controls  # noqa: E402
 from trueshift.models.mean_shift import MeanShift  # noqa: E402
 from trueshift.models.perturbation_mean import PerturbationMean  # noqa: E402
 from trueshift.models.state import State  # noqa: E402
@@ -283,8 +283,8 @@ def test_distances_keep_their_digits_far_from_zero() -> None:
 
 def test_beats_no_change_and_nears_the_perturbation_mean_in_an_unseen_context(data: tuple) -> None:
     train, query, truth, pairs = data
-    model = State(**SMALL, seed=0, max_steps=120, validate_every=20, learning_rate=3e-3).fit(train, pairs)
-    prediction = model.predict(query)
+    model = State(**SMALL, seed=0, max_steps=120, validate_every=20, learning_rate=3e-3).fit(Training(train, pairs))
+    prediction = model.predict(Query(query))
     check_prediction(prediction, query, "prediction")
     names = asked(query)["perturbation"]
     of = {name: dense(truth[truth.obs["perturbation"] == name].X).mean(0) for name in names}
@@ -294,11 +294,11 @@ def test_beats_no_change_and_nears_the_perturbation_mean_in_an_unseen_context(da
     def error(means: np.ndarray) -> float:
         return float(np.square(means - truth_means).mean())
 
-    ceiling = error(PerturbationMean().fit(train).predict(query).X)
+    ceiling = error(PerturbationMean().fit(Training(train)).predict(Query(query)).X)
     floor = error(query_controls(query))
     assert error(ours) < 0.15 * floor
     assert error(ours) < 3 * ceiling
-    assert error(ours) < error(MeanShift().fit(train).predict(query).X)
+    assert error(ours) < error(MeanShift().fit(Training(train)).predict(Query(query)).X)
 
 
 @pytest.mark.parametrize("loss", ["energy", "mmd", "mse"])
@@ -313,42 +313,42 @@ def test_overfits_a_tiny_set_beyond_a_shift(loss: str) -> None:
     pairs = pair(train)
     settings = {**SMALL, "loss": loss, "dropout": 0.0, "learning_rate": 3e-3, "max_steps": 150}
     recorder = Recorder()
-    model = State(**settings, validate_every=10).fit(train, pairs, recorder)
+    model = State(**settings, validate_every=10).fit(Training(train, pairs), recorder)
     assert recorder.lines[-1]["loss"] < 0.6 * recorder.lines[0]["loss"]
     if loss != "mse":
         control, target = (torch.from_numpy(values[rows]) for rows in (pairs.control, pairs.perturbed))
         with torch.no_grad():
             code = torch.ones(len(control), 1)
             predicted = model.network(control, code, torch.zeros(control.shape[:2], dtype=torch.long))
-        shifted = control + torch.from_numpy(MeanShift().fit(train).state["shift"]).float()
+        shifted = control + torch.from_numpy(MeanShift().fit(Training(train)).state["shift"]).float()
         assert energy_distance(predicted, target).mean() < 0.7 * energy_distance(shifted, target).mean()
 
 
 def test_same_seed_same_numbers_and_the_global_generator_is_left_alone(data: tuple) -> None:
     train, query, _, pairs = data
     torch.manual_seed(5)
-    a = State(**BRIEF, seed=1).fit(train, pairs)
+    a = State(**BRIEF, seed=1).fit(Training(train, pairs))
     torch.manual_seed(6)
     before = torch.get_rng_state()
-    b = State(**BRIEF, seed=1).fit(train, pairs)
+    b = State(**BRIEF, seed=1).fit(Training(train, pairs))
     assert torch.equal(before, torch.get_rng_state())
     assert equal(a, b)
-    np.testing.assert_array_equal(a.predict(query).X, b.predict(query).X)
-    assert not equal(a, State(**BRIEF, seed=2).fit(train, pairs))
+    np.testing.assert_array_equal(a.predict(Query(query)).X, b.predict(Query(query)).X)
+    assert not equal(a, State(**BRIEF, seed=2).fit(Training(train, pairs)))
 
 
 def test_dense_and_sparse_cells_give_the_same_weights(data: tuple) -> None:
     train, _, _, pairs = data
     other = train.copy()
     other.X = dense(train.X)
-    assert equal(State(**BRIEF).fit(train, pairs), State(**BRIEF).fit(other, pairs))
+    assert equal(State(**BRIEF).fit(Training(train, pairs)), State(**BRIEF).fit(Training(other, pairs)))
 
 
 def test_stops_early_when_validation_no_longer_improves(data: tuple) -> None:
     train, _, _, pairs = data
     still = {**BRIEF, "learning_rate": 0.0, "max_steps": 100, "patience": 4}
     recorder = Recorder()
-    State(**still).fit(train, pairs, recorder)
+    State(**still).fit(Training(train, pairs), recorder)
     assert [line["step"] for line in recorder.lines] == [3, 6, 9, 12, 15]  # one best, then four without a better one
     assert recorder.lines[0]["learning_rate"] == 0
 
@@ -358,7 +358,7 @@ def test_without_validation_sets_all_steps_are_run(data: tuple, capsys: pytest.C
     some = pairs.role == "train"
     declared = Pairs(*(getattr(pairs, name)[some] for name in pairs.__dataclass_fields__))
     recorder = Recorder()
-    State(**{**BRIEF, "learning_rate": 0.0, "max_steps": 20, "patience": 1}).fit(train, declared, recorder)
+    State(**{**BRIEF, "learning_rate": 0.0, "max_steps": 20, "patience": 1}).fit(Training(train, declared), recorder)
     assert [line["step"] for line in recorder.lines] == [3, 6, 9, 12, 15, 18, 20]
     assert all("val_loss" not in line for line in recorder.lines)
     assert "no validation sets" in capsys.readouterr().out
@@ -368,7 +368,7 @@ def test_the_best_weights_on_validation_are_kept(data: tuple) -> None:
     train, _, _, pairs = data
     recorder = Recorder()
     settings = {**BRIEF, "learning_rate": 0.1, "max_steps": 60, "patience": 100}
-    model = State(**settings).fit(train, pairs, recorder)
+    model = State(**settings).fit(Training(train, pairs), recorder)
     losses = [line["val_loss"] for line in recorder.lines]
     assert min(losses) < losses[-1]  # else the test shows nothing
     val = pairs.role == "val"
@@ -409,7 +409,7 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     at: int, data: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     train, _, _, pairs = data
-    undisturbed = State(**RESUMED).fit(train, pairs)
+    undisturbed = State(**RESUMED).fit(Training(train, pairs))
     step = Trainer._step
     calls = []
 
@@ -421,11 +421,11 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
 
     monkeypatch.setattr(Trainer, "_step", stop)
     with pytest.raises(StoppedError):
-        State(**RESUMED).fit(train, pairs, Run(resume=tmp_path))
+        State(**RESUMED).fit(Training(train, pairs), Run(resume=tmp_path))
     monkeypatch.undo()
     capsys.readouterr()
     recorder = Recorder(tmp_path)
-    resumed = State(**RESUMED).fit(train, pairs, recorder)
+    resumed = State(**RESUMED).fit(Training(train, pairs), recorder)
     assert equal(undisturbed, resumed)
     done = (at // 3) * 3 if at < 10 else 10 + (at - 10) // 3 * 3
     assert recorder.lines[0]["step"] == min(done + 3, 10) if at < 10 else done + 3  # nothing done twice
@@ -446,7 +446,7 @@ def train_until_killed(folder: str) -> None:
         return step(self, *args)
 
     Trainer._step = die
-    State(**BRIEF).fit(train, pair(train), Run(resume=Path(folder)))
+    State(**BRIEF).fit(Training(train, pair(train)), Run(resume=Path(folder)))
 
 
 def test_a_killed_training_resumes_to_the_same_bits(data: tuple, tmp_path: Path) -> None:
@@ -458,9 +458,9 @@ def test_a_killed_training_resumes_to_the_same_bits(data: tuple, tmp_path: Path)
     assert done.returncode == -signal.SIGKILL
     (tmp_path / ".state.1.partial.pt").write_bytes(b"half a checkpoint")
     recorder = Recorder(tmp_path)
-    resumed = State(**BRIEF).fit(train, pairs, recorder)
+    resumed = State(**BRIEF).fit(Training(train, pairs), recorder)
     assert recorder.lines[0]["step"] == 9
-    assert equal(State(**BRIEF).fit(train, pairs), resumed)
+    assert equal(State(**BRIEF).fit(Training(train, pairs)), resumed)
     assert not list(tmp_path.iterdir())
 
 
@@ -475,7 +475,7 @@ def test_a_checkpoint_of_another_training_is_not_resumed(
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        State(**BRIEF).fit(train, pairs, Stopping(resume=tmp_path))
+        State(**BRIEF).fit(Training(train, pairs), Stopping(resume=tmp_path))
     assert (tmp_path / "state.pt").exists()
     settings = BRIEF
     if what == "settings":
@@ -486,9 +486,9 @@ def test_a_checkpoint_of_another_training_is_not_resumed(
     else:
         pairs = Pairs(**{**vars(pairs), "control": pairs.control[:, ::-1]})
     capsys.readouterr()
-    fresh = State(**settings).fit(train, pairs, Run(resume=tmp_path))
+    fresh = State(**settings).fit(Training(train, pairs), Run(resume=tmp_path))
     assert "of other settings or data: started afresh" in capsys.readouterr().out
-    assert equal(fresh, State(**settings).fit(train, pairs))
+    assert equal(fresh, State(**settings).fit(Training(train, pairs)))
 
 
 def test_pretraining_then_fine_tuning() -> None:
@@ -507,23 +507,23 @@ def test_pretraining_then_fine_tuning() -> None:
     assert set(second.train.context) == set(second.val.context) == {"C2"}
     assert set(first.train.role) == {"train"}
     recorder = Recorder()
-    model.fit(train, pairs, recorder)
+    model.fit(Training(train, pairs), recorder)
     assert [line["step"] for line in recorder.lines] == [3, 6, 9, 12, 15]
-    check_prediction(model.predict(query), query, "prediction")
+    check_prediction(model.predict(Query(query)), query, "prediction")
 
 
 def test_a_fold_without_sets_to_train_on_teaches_nothing(data: tuple) -> None:
     train, _, _, pairs = data
     with pytest.raises(CannotLearnError, match="no set of role train"):
-        State(**BRIEF).fit(train, dataclasses.replace(pairs, role=np.full(len(pairs.role), "val")))
+        State(**BRIEF).fit(Training(train, dataclasses.replace(pairs, role=np.full(len(pairs.role), "val"))))
 
 
 def test_pretraining_without_sets_for_a_phase_is_an_error(data: tuple) -> None:
     train, _, _, pairs = data  # the asked context C2 has controls only
     with pytest.raises(ContractError, match="no sets are left for fine-tuning"):
-        State(**BRIEF, pretrain_contexts="others").fit(train, pairs)
+        State(**BRIEF, pretrain_contexts="others").fit(Training(train, pairs))
     with pytest.raises(ContractError, match="C9, which is not a training context"):
-        State(**BRIEF, pretrain_contexts=["C9"]).fit(train, pairs)
+        State(**BRIEF, pretrain_contexts=["C9"]).fit(Training(train, pairs))
     model = State(**BRIEF, pretrain_contexts="others", identity_sets=True)
     _, sets, _ = model._sets(train, pairs)
     assert set(model._phases(train, sets)[1].train.perturbation) == {4}  # A B C D control: identities adapt to C2
@@ -548,7 +548,7 @@ def test_identity_sets_map_controls_to_controls(data: tuple) -> None:
 def test_a_loss_that_is_not_finite_names_the_step_and_the_remedy(data: tuple) -> None:
     train, _, _, pairs = data
     with pytest.raises(ContractError, match=r"loss is (nan|inf) at step \d+ of training; lower learning_rate"):
-        State(**{**BRIEF, "learning_rate": 1e30}).fit(train, pairs)
+        State(**{**BRIEF, "learning_rate": 1e30}).fit(Training(train, pairs))
 
 
 @pytest.mark.parametrize(
@@ -567,12 +567,12 @@ def test_settings_that_cannot_be_are_refused(changes: dict, message: str, data: 
     if "precision" in changes and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ContractError, match=message):
-        State(**{**BRIEF, **changes}).fit(data[0], data[3])
+        State(**{**BRIEF, **changes}).fit(Training(data[0], data[3]))
 
 
 def test_pairs_are_needed(data: tuple) -> None:
     with pytest.raises(ContractError, match=r"needs: \[pairs\]"):
-        State(**BRIEF).fit(data[0])
+        State(**BRIEF).fit(Training(data[0]))
 
 
 # --- answers ------------------------------------------------------------------------------------------
@@ -580,14 +580,14 @@ def test_pairs_are_needed(data: tuple) -> None:
 
 def untrained(data: tuple, **changes: object) -> State:
     """A model of no steps: it predicts the input controls it drew."""
-    return State(**{**BRIEF, "max_steps": 0, **changes}).fit(data[0], data[3])
+    return State(**{**BRIEF, "max_steps": 0, **changes}).fit(Training(data[0], data[3]))
 
 
 @pytest.mark.parametrize(("n_cells", "least"), [(5, 1), (24, 1), (60, 2)])
 def test_input_controls_are_drawn_without_replacement_then_again(n_cells: int, least: int, data: tuple) -> None:
     query = data[1].copy()  # 24 controls of C2
     query.uns["conditions"] = query.uns["conditions"].assign(n_cells=n_cells)
-    prediction = untrained(data).predict(query)
+    prediction = untrained(data).predict(Query(query))
     check_prediction(prediction, query, "prediction")
     assert prediction.n_obs == 4 * n_cells
     cells = {tuple(row) for row in dense(query.X)}
@@ -602,12 +602,12 @@ def test_input_controls_are_drawn_without_replacement_then_again(n_cells: int, l
 
 def test_answers_do_not_depend_on_what_else_is_asked(data: tuple) -> None:
     train, query, _, pairs = data
-    model = State(**BRIEF).fit(train, pairs)
+    model = State(**BRIEF).fit(Training(train, pairs))
     fewer = query.copy()
     fewer.uns["conditions"] = query.uns["conditions"].iloc[2:3]
-    all_cells = model.predict(query)
+    all_cells = model.predict(Query(query))
     np.testing.assert_allclose(
-        model.predict(fewer).X, all_cells[all_cells.obs["perturbation"] == "C"].X, rtol=1e-5, atol=1e-6
+        model.predict(Query(fewer)).X, all_cells[all_cells.obs["perturbation"] == "C"].X, rtol=1e-5, atol=1e-6
     )
 
 
@@ -617,7 +617,7 @@ def test_one_hot_refuses_what_it_was_never_shown(data: tuple) -> None:
         query = data[1].copy()
         query.uns["conditions"] = query.uns["conditions"].iloc[:1].assign(**{column: value})
         with pytest.raises(ContractError, match=message + ".*give perturbation features"):
-            model.predict(query)
+            model.predict(Query(query))
 
 
 def with_features(data: tuple) -> tuple[ad.AnnData, ad.AnnData, Pairs]:
@@ -640,29 +640,29 @@ def ask(query: ad.AnnData, names: list[str], doses: list[str]) -> ad.AnnData:
 def test_features_answer_unseen_perturbations_and_combinations(data: tuple, tmp_path: Path) -> None:
     train, query, pairs = with_features(data)
     settings = {**BRIEF, "perturbation_encoder": "features", "features": "programs", "learning_rate": 1e-2}
-    model = State(**settings).fit(train, pairs)
+    model = State(**settings).fit(Training(train, pairs))
     model.save(tmp_path)
     wanted = ask(query, ["A", "A+B", "X", "Y", "Z"], ["1", "0.5+0.5", "1", "1", "1"])
-    prediction = State(**settings).load(tmp_path).predict(wanted)
+    prediction = State(**settings).load(tmp_path).predict(Query(wanted))
     check_prediction(prediction, wanted, "prediction")
     mean = {name: prediction[prediction.obs["perturbation"] == name].X.mean(0) for name in ["A", "A+B", "X", "Y", "Z"]}
     np.testing.assert_allclose(mean["X"], mean["A"], atol=1e-5)
     np.testing.assert_allclose(mean["A+B"], mean["Y"], atol=1e-5)
     assert np.abs(mean["Z"] - mean["A"]).max() > 1e-3
     with pytest.raises(ContractError, match="W has no row in perturbation features programs"):
-        model.predict(ask(query, ["W"], ["1"]))
-    dosed = model.predict(ask(query, ["A"], ["100"])).X.mean(0)
+        model.predict(Query(ask(query, ["W"], ["1"])))
+    dosed = model.predict(Query(ask(query, ["A"], ["100"]))).X.mean(0)
     assert np.abs(dosed - mean["A"]).max() > 1e-3
 
 
 def test_the_batch_encoder_learns_and_takes_unseen_batches(data: tuple) -> None:
     train, query, _, pairs = data
-    model = State(**{**BRIEF, "batch_encoder": True, "learning_rate": 1e-2}).fit(train, pairs)
+    model = State(**{**BRIEF, "batch_encoder": True, "learning_rate": 1e-2}).fit(Training(train, pairs))
     wanted = ask(query, ["A"], ["1"])
     outputs = []
     for batch in ("batch0", "batch1", "elsewhere"):
         wanted.obs["batch"] = batch
-        outputs.append(np.sort(model.predict(wanted).X, axis=0))
+        outputs.append(np.sort(model.predict(Query(wanted)).X, axis=0))
     assert not np.allclose(outputs[0], outputs[1], atol=1e-4)
     assert not np.allclose(outputs[2], outputs[0], atol=1e-4)
     assert np.isfinite(outputs[2]).all()
@@ -672,29 +672,31 @@ def test_the_batch_encoder_learns_and_takes_unseen_batches(data: tuple) -> None:
 def test_expression_stays_nonnegative_where_it_was(data: tuple) -> None:
     train, query, _, pairs = data
     settings = {**BRIEF, "max_steps": 0, "residual": "none"}  # random weights: about half of all values fall below 0
-    assert State(**settings).fit(train, pairs).predict(query).X.min() == 0
+    assert State(**settings).fit(Training(train, pairs)).predict(Query(query)).X.min() == 0
     scaled = train.copy()
     scaled.X = dense(train.X) - 2
     below = query.copy()
     below.X = dense(query.X) - 2
-    assert State(**settings).fit(scaled, pairs).predict(below).X.min() < 0
+    assert State(**settings).fit(Training(scaled, pairs)).predict(Query(below)).X.min() < 0
 
 
 def test_save_and_load_keep_the_answers(data: tuple, tmp_path: Path) -> None:
     train, query, _, pairs = data
     settings = {"class": "trueshift.models.state.State", "params": {**BRIEF, "residual": "bottleneck"}}
-    model = build(settings, 3).fit(train, pairs)
+    model = build(settings, 3).fit(Training(train, pairs))
     model.save(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["model.json", "weights.pt"]
-    np.testing.assert_array_equal(build(settings, 3).load(tmp_path).predict(query).X, model.predict(query).X)
+    np.testing.assert_array_equal(
+        build(settings, 3).load(tmp_path).predict(Query(query)).X, model.predict(Query(query)).X
+    )
     with pytest.raises(ContractError, match="weights of other settings"):
         State(**{**BRIEF, "hidden": 16}).load(tmp_path)
     with pytest.raises(ContractError, match="other genes than the training"):
-        model.predict(query[:, ::-1].copy())
+        model.predict(Query(query[:, ::-1].copy()))
 
 
 def test_a_context_without_input_controls_is_named(data: tuple) -> None:
     query = data[1].copy()
     query.uns["conditions"] = query.uns["conditions"].assign(context="C7")
     with pytest.raises(ContractError, match="no input control cells in context C7"):
-        untrained(data).predict(query)
+        untrained(data).predict(Query(query))

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import distributions  # noqa: E402
 
 from trueshift.contract import ContractError, check_prediction, dense  # noqa: E402
-from trueshift.models.base import CannotLearnError  # noqa: E402
+from trueshift.models.base import CannotLearnError, Query, Training  # noqa: E402
 from trueshift.models.transigen import Gaussian, TranSiGen, TransigenNetwork  # noqa: E402
 from trueshift.tracking import Run  # noqa: E402
 
@@ -99,7 +99,7 @@ def equal(a: TranSiGen, b: TranSiGen) -> bool:
 
 @pytest.fixture(scope="module")
 def fitted() -> TranSiGen:
-    return TranSiGen(seed=1, **SMALL).fit(paired()[0])
+    return TranSiGen(seed=1, **SMALL).fit(Training(paired()[0]))
 
 
 # --- divergences and loss -----------------------------------------------------------------------------
@@ -210,10 +210,10 @@ def test_output_is_rectified_unless_data_are_negative() -> None:
     assert hand_made().perturbed.decode(low).item() == 0
     assert hand_made(nonnegative=False).perturbed.decode(low).item() == pytest.approx(-0.5)
     train, query, truth_of = paired(level=0.0)
-    assert TranSiGen(**BRIEF).fit(paired()[0]).facts["nonnegative"]
-    model = TranSiGen(**SMALL).fit(train)
+    assert TranSiGen(**BRIEF).fit(Training(paired()[0])).facts["nonnegative"]
+    model = TranSiGen(**SMALL).fit(Training(train))
     assert not model.facts["nonnegative"]
-    answer = model.predict(query).X
+    answer = model.predict(Query(query)).X
     assert answer.min() < -0.5
     assert ((answer - truth_of) ** 2).sum() < 0.5 * (truth_of**2).sum()
 
@@ -224,12 +224,12 @@ def test_output_is_rectified_unless_data_are_negative() -> None:
 def test_overfits_a_few_profiles() -> None:
     train, _, _ = paired(unseen=9, validation=False)
     settings = {**SMALL, "dropout": 0.0, "kl_weight": 0.0, "epochs": 150}
-    model = TranSiGen(**settings).fit(train)
+    model = TranSiGen(**settings).fit(Training(train))
     seen = train.obs[~train.obs["is_control"]]
     table = seen.assign(n=1).groupby(["context", "perturbation", "dose"])["control_id"].agg("\t".join).reset_index()
     query, expected = question(train, table), truth(table, train)
     inputs = np.stack([dense(query[names.split("\t")].X).mean(axis=0) for names in table["control_id"]])
-    left = ((model.predict(query).X - expected) ** 2).sum() / ((inputs - expected) ** 2).sum()
+    left = ((model.predict(Query(query)).X - expected) ** 2).sum() / ((inputs - expected) ** 2).sum()
     assert left < 0.05
 
 
@@ -237,14 +237,14 @@ def test_beats_no_change_for_unseen_drugs_with_effects_linear_in_features(fitted
     _, query, expected = paired()
     controls = query.uns["conditions"]["control_id"].str.split("\t")
     inputs = np.stack([dense(query[names].X).mean(axis=0) for names in controls])
-    prediction = fitted.predict(query)
+    prediction = fitted.predict(Query(query))
     check_prediction(prediction, query, "prediction")
     error, floor = ((prediction.X - expected) ** 2).sum(), ((inputs - expected) ** 2).sum()
     assert error < 0.4 * floor
     other = query.copy()  # drugs with each other's features
     names = {DRUGS[-1]: DRUGS[-2], DRUGS[-2]: DRUGS[-1]}
     other.uns["conditions"]["perturbation"] = other.uns["conditions"]["perturbation"].map(names)
-    assert ((fitted.predict(other).X - expected) ** 2).sum() > 2 * error
+    assert ((fitted.predict(Query(other)).X - expected) ** 2).sum() > 2 * error
 
 
 class Recorder(Run):
@@ -261,16 +261,16 @@ class Recorder(Run):
 def test_best_weights_on_validation_stay() -> None:
     train, _, _ = paired()
     settings = {**SMALL, "learning_rate": 0.05, "epochs": 25}  # too fast: the loss goes up and down
-    model = TranSiGen(**settings).fit(train, run=(run := Recorder()))
+    model = TranSiGen(**settings).fit(Training(train), run=(run := Recorder()))
     shown = [line["val_loss"] for line in run.lines]
     best = int(np.argmin(shown)) + 1
     assert len(shown) == 25
     assert best < 25, "nothing to choose from"
-    assert equal(model, TranSiGen(**{**settings, "epochs": best}).fit(train))
+    assert equal(model, TranSiGen(**{**settings, "epochs": best}).fit(Training(train)))
     stopped = Recorder()
-    TranSiGen(**settings, patience=1).fit(train, run=stopped)
+    TranSiGen(**settings, patience=1).fit(Training(train), run=stopped)
     assert len(stopped.lines) == int(np.argmax(np.diff(shown) > 0)) + 2
-    TranSiGen(**{**settings, "epochs": 2}).fit(paired(validation=False)[0], run=(plain := Recorder()))
+    TranSiGen(**{**settings, "epochs": 2}).fit(Training(paired(validation=False)[0]), run=(plain := Recorder()))
     assert [list(line) for line in plain.lines] == [["loss"], ["loss"]]
 
 
@@ -282,7 +282,7 @@ def test_validation_rows_give_no_gradient() -> None:
     values[held_out] += 1
     spoilt.X = sparse.csr_matrix(values)
     settings = {**BRIEF, "epochs": 1, "patience": None}
-    assert equal(TranSiGen(**settings).fit(train), TranSiGen(**settings).fit(spoilt))
+    assert equal(TranSiGen(**settings).fit(Training(train)), TranSiGen(**settings).fit(Training(spoilt)))
 
 
 class KilledError(RuntimeError):
@@ -304,15 +304,15 @@ class Mortal(Run):
 
 def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
     train, _, _ = paired()
-    whole = TranSiGen(seed=3, **BRIEF).fit(train)
+    whole = TranSiGen(seed=3, **BRIEF).fit(Training(train))
     with pytest.raises(KilledError):
-        TranSiGen(seed=3, **BRIEF).fit(train, run=Mortal(tmp_path, 3))
+        TranSiGen(seed=3, **BRIEF).fit(Training(train), run=Mortal(tmp_path, 3))
     assert (tmp_path / "state.pt").exists()
     resumed = Mortal(tmp_path, 100)
-    assert equal(TranSiGen(seed=3, **BRIEF).fit(train, run=resumed), whole)
+    assert equal(TranSiGen(seed=3, **BRIEF).fit(Training(train), run=resumed), whole)
     assert resumed.left == 97, "it did not resume after the third epoch"
     assert not (tmp_path / "state.pt").exists()
-    assert not equal(TranSiGen(seed=4, **BRIEF).fit(train), whole)
+    assert not equal(TranSiGen(seed=4, **BRIEF).fit(Training(train)), whole)
 
 
 # --- answers ------------------------------------------------------------------------------------------
@@ -320,8 +320,8 @@ def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
 
 def test_answers_by_the_means_of_latents_averaged_over_paired_controls(fitted: TranSiGen) -> None:
     _, query, _ = paired()
-    answer = fitted.predict(query).X
-    assert np.array_equal(answer, fitted.predict(query).X)
+    answer = fitted.predict(Query(query)).X
+    assert np.array_equal(answer, fitted.predict(Query(query)).X)
     row = query.uns["conditions"].iloc[1]
     controls = torch.from_numpy(dense(query[row["control_id"].split("\t")].X))
     table = features().loc[DRUGS[: len(DRUGS) - 2]].to_numpy()
@@ -338,9 +338,9 @@ def test_without_pairs_every_control_of_the_context_is_asked(fitted: TranSiGen) 
     _, query, _ = paired()
     alone = query.uns["conditions"].iloc[:1].drop(columns="control_id")
     query.uns["conditions"] = alone
-    together = fitted.predict(query).X[0]
+    together = fitted.predict(Query(query)).X[0]
     here = np.flatnonzero((query.obs["context"] == alone["context"].item()).to_numpy())
-    one_by_one = [fitted.predict(query[[row]].copy()).X[0] for row in here]
+    one_by_one = [fitted.predict(Query(query[[row]].copy())).X[0] for row in here]
     np.testing.assert_allclose(together, np.mean(one_by_one, axis=0), rtol=1e-5)
 
 
@@ -352,7 +352,7 @@ def test_a_plate_whose_wells_share_their_controls_is_learnt() -> None:
     table = query.uns["conditions"]
     wanted = (table["context"] == "A").to_numpy()
     query.uns["conditions"] = table[wanted].drop(columns="control_id").reset_index(drop=True)
-    answer = TranSiGen(seed=1, **SMALL).fit(train).predict(query)
+    answer = TranSiGen(seed=1, **SMALL).fit(Training(train)).predict(Query(query))
     control = dense(train.X)[train.obs["is_control"].to_numpy()].mean(axis=0)
     error, floor = (((x - truth[wanted]) ** 2).mean() for x in (answer.X, control))
     assert error < floor
@@ -367,7 +367,7 @@ def test_combinations_have_the_sum_of_features_and_doses_count_only_if_told() ->
     conditions["perturbation"] = ["+".join(DRUGS[:2]), "sum", DRUGS[0], DRUGS[0]]
     conditions["dose"] = ["5+5", "10", "10", "1"]
     query.uns["conditions"] = conditions
-    plain, told = (TranSiGen(dose=dose, **BRIEF).fit(train).predict(query).X for dose in (False, True))
+    plain, told = (TranSiGen(dose=dose, **BRIEF).fit(Training(train)).predict(Query(query)).X for dose in (False, True))
     for answer in (plain, told):
         np.testing.assert_allclose(answer[0], answer[1], rtol=1e-5)
         assert not np.allclose(answer[0], answer[2], rtol=1e-3)
@@ -379,7 +379,7 @@ def test_saved_and_loaded_it_answers_the_same(fitted: TranSiGen, tmp_path: Path)
     _, query, _ = paired()
     fitted.save(tmp_path)
     loaded = TranSiGen(seed=1, **SMALL).load(tmp_path)
-    assert np.array_equal(loaded.predict(query).X, fitted.predict(query).X)
+    assert np.array_equal(loaded.predict(Query(query)).X, fitted.predict(Query(query)).X)
     with pytest.raises(ContractError, match="settings"):
         TranSiGen(**{**SMALL, "latent": 4}).load(tmp_path)
 
@@ -390,22 +390,24 @@ def test_saved_and_loaded_it_answers_the_same(fitted: TranSiGen, tmp_path: Path)
 def test_errors_name_what_is_wrong(fitted: TranSiGen, tmp_path: Path) -> None:
     train, query, _ = paired()
     with pytest.raises(ContractError, match="fit or load"):
-        TranSiGen().predict(query)
+        TranSiGen().predict(Query(query))
     with pytest.raises(ContractError, match="fit or load"):
         TranSiGen().save(tmp_path)
     with pytest.raises(ContractError, match="other genes"):
-        fitted.predict(query[:, ::-1].copy())
+        fitted.predict(Query(query[:, ::-1].copy()))
     unknown = query.copy()
     unknown.uns["conditions"]["perturbation"] = "D99"
     with pytest.raises(ContractError, match="D99 has no row"):
-        fitted.predict(unknown)
+        fitted.predict(Query(unknown))
     with pytest.raises(ContractError, match="features"):
-        TranSiGen(features="other", **BRIEF).fit(train)
+        TranSiGen(features="other", **BRIEF).fit(Training(train))
     with pytest.raises(ContractError, match="batch_size is 1"):
-        TranSiGen(**{**BRIEF, "batch_size": 1}).fit(train)
+        TranSiGen(**{**BRIEF, "batch_size": 1}).fit(Training(train))
     lonely = train[(train.obs["is_control"] | (train.obs_names == "tAD00")).to_numpy()].copy()
     with pytest.raises(CannotLearnError, match="1 perturbed profiles"):
-        TranSiGen(**BRIEF).fit(lonely)
+        TranSiGen(**BRIEF).fit(Training(lonely))
     few = train[(train.obs["is_control"] | train.obs_names.isin(["tAD00", "tAD10", "tBD20"])).to_numpy()].copy()
     few.obs["role"] = np.where(few.obs["is_control"], "control_input", "train")
-    assert TranSiGen(**{**BRIEF, "batch_size": 2}).fit(few).predict(query).n_obs, "a batch of one breaks normalisation"
+    assert TranSiGen(**{**BRIEF, "batch_size": 2}).fit(Training(few)).predict(Query(query)).n_obs, (
+        "a batch of one breaks normalisation"
+    )
