@@ -51,6 +51,7 @@ from trueshift.networks.training import (
 from trueshift.tracking import Run
 
 FEATURE_LIMIT = 10.0
+NOT_SETTINGS = ("threads", "network", "known", "facts")
 ROWS_AT_ONCE = 4096  # of a prediction, and of the rows that the decoder's start is taken from
 
 
@@ -166,7 +167,7 @@ class ChemCPA(Model):
                 f"chemCPA: adversary_every {self.adversary_every} leaves the autoencoder no step; take 2"
             )
         device = gpu.device()
-        settings = self.params("threads")
+        settings = {name: value for name, value in vars(self).items() if name not in NOT_SETTINGS}
 
         rows = Rows.of(train)
         phases = self._phases(train, rows)

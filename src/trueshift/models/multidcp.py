@@ -274,7 +274,7 @@ class MultiDCP(Model):
             ]
             return 1 - float(torch.cat(found).mean())
 
-        settings = self.params("threads")
+        settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network")}
         what = (conditions.drug, conditions.context, conditions.dose, conditions.basal)
         used = (profiles.X, *what, profiles.learnt, profiles.held_out, profiles.matched, profiles.wells)
         mark = fingerprint(settings, *used) if run and run.resume else ""

@@ -164,7 +164,7 @@ class State(Model):
         if inputs is not None:
             self.facts["feature_scale"] = float(np.sqrt(np.square(inputs).mean())) or 1.0
         used = [] if inputs is None else [inputs]
-        settings = self.params("threads")
+        settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network", "known")}
         with reproducible(self.seed, device, self.threads):
             self.network = self._make_network().to(device)
             Trainer(

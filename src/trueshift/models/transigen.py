@@ -242,7 +242,7 @@ class TranSiGen(Model):
     def fit(self, given: Training, run: Run | None = None) -> Self:
         """Trains on the perturbed rows; a checkpoint of the same training in ``run.resume`` is taken up."""
         train = given.cells
-        settings = self.params("threads")
+        settings = {name: value for name, value in vars(self).items() if name not in ("threads", "network", "known")}
         self.known = Features.read(train, self.features)
         pools, pool_of = control_pools(train)
         rows = np.flatnonzero(~train.obs["is_control"].to_numpy(bool))

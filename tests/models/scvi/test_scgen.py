@@ -163,11 +163,13 @@ import json, random, sys
 import numpy as np, torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from planted import HIDDEN, make_query, make_train
+from trueshift.models.base import Query, Training
 from trueshift.models.{name.lower()} import {name}
 random.seed(5), np.random.seed(5), torch.manual_seed(5)
 before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 train = make_train(cells=20)
-values = {name}(seed=4, **json.loads({json.dumps(settings)!r})).fit(train).predict(make_query(train, HIDDEN)).X
+model = {name}(seed=4, **json.loads({json.dumps(settings)!r})).fit(Training(train))
+values = model.predict(Query(make_query(train, HIDDEN))).X
 assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()), "state changed"
 print(values.tobytes().hex())
 """
