@@ -48,7 +48,7 @@ JOBS = Jobs(
 )
 atexit.register(CODE.keep)
 host.tell_commands(ROOT)
-if host.makes_tables(workflow) and (words := left_out(PLAN.exclusions)):
+if host.plans(workflow) and (words := left_out(PLAN.exclusions)):
     print(words, file=sys.stderr)
 host.offer_conda(ROOT)
 # The everyday command names only gpu; without a bound, eight trainings at once could exhaust a small host.

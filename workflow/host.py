@@ -21,14 +21,6 @@ def plans(workflow: Any) -> bool:
     return bool(asked) and not (workflow.remote_exec or workflow.subprocess_exec) and not NO_RUN & set(sys.argv)
 
 
-def makes_tables(workflow: Any) -> bool:
-    """Whether the run that is planned makes tables, by its targets; not so where one result of a model is asked for."""
-    if not plans(workflow) or workflow.dag_settings is None:  # as where environments alone are built
-        return False
-    targets = workflow.dag_settings.targets
-    return not targets or any(name == "all" or "/tables/" in name for name in targets)
-
-
 def starts(workflow: Any) -> bool:
     """Whether Snakemake was called to run jobs; not so within a job."""
     return plans(workflow) and not workflow.output_settings.dryrun

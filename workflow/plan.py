@@ -76,7 +76,7 @@ def has_url(file: Any) -> bool:
 
 
 class Plan:
-    """The configuration, read: ``chains`` to run, ``exclusions`` with reasons, definitions by name, paths."""
+    """The configuration, checked (:mod:`checks`) and read: ``chains`` to run, ``exclusions``, definitions, paths."""
 
     def __init__(self, config: dict[str, Any], code: Code) -> None:
         self.config, self.source = config, code
@@ -246,8 +246,6 @@ class Plan:
         """The entry of what others predicted."""
         if name not in self.config["predictions"]:
             raise unknown("prediction", name, list(self.config["predictions"]), "predictions:")
-        if name in self.config["models"]:
-            raise WorkflowError(f"predictions: {name} is the name of a model; choose another")
         entry: dict[str, Any] = self.config["predictions"][name]
         return entry
 
@@ -265,20 +263,12 @@ class Plan:
                 raise unknown("variant", variant, self.variants(model), f"model {model}")
             line.append(variant)
             variant = variants[variant].get("base", "default")
-        if variant != "default":
-            raise WorkflowError(f"model {model}: the variants {', '.join(line)} are based on one another in a circle")
         changes = {key: value for name in reversed(line) for key, value in variants[name].items() if key != "base"}
         return {**entry["params"], **changes}
 
     def _splits_of(self, dataset: str) -> list[str]:
-        known = list(self.dataset(dataset)["splits"])
-        if self.run["splits"] == ["all"]:
-            return known
-        everywhere = [name for other in self.run["datasets"] for name in self.dataset(other)["splits"]]
-        for name in self.run["splits"]:
-            if name not in everywhere:
-                raise unknown("split", name, everywhere, "the chosen datasets")
-        return [name for name in known if name in self.run["splits"]]
+        known, chosen = list(self.dataset(dataset)["splits"]), self.run["splits"]
+        return known if chosen == ["all"] else [name for name in known if name in chosen]
 
     def _models(self) -> list[tuple[str, str]]:
         """The (model, variant) pairs chosen, the floors always among them."""

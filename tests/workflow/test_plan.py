@@ -225,15 +225,6 @@ def test_a_variant_adds_to_the_one_it_is_based_on(config):
     assert json.loads(jobs(config).settings(wildcards(variant="same")))["params"] == plan.model("state")["params"]
 
 
-def test_a_variant_based_on_nothing_or_on_itself_is_refused(config):
-    variants = config["models"]["state"]["variants"]
-    variants |= {"lost": {"base": "smal"}, "one": {"base": "two"}, "two": {"base": "one"}}
-    with pytest.raises(WorkflowError, match="unknown variant 'smal'; did you mean 'small'"):
-        jobs(config).settings(wildcards(variant="lost"))
-    with pytest.raises(WorkflowError, match="one, two"):
-        jobs(config).settings(wildcards(variant="one"))
-
-
 def test_a_model_books_first_what_it_says_then_what_its_rule_then_what_every_rule(config):
     config["resources"] = {"every": {"mem_mb": 100, "runtime": 10, "partition": "cpu"}, "train": {"runtime": 99}}
     config["models"]["state"] |= {"mem_mb": 700, "gpu": 2}
@@ -276,12 +267,6 @@ def test_only_jobs_with_a_gpu_go_to_its_partition(config):
     config["resources"]["train"] = {}
     partition = jobs(config, submits=True).resources("train")["slurm_partition"]
     assert partition(wildcards()) == "short", "without a partition of its own a GPU job goes where all go"
-
-
-def test_unknown_names_are_refused_with_the_nearest(config):
-    config["run"]["splits"] = ["new_contxt"]
-    with pytest.raises(WorkflowError, match="did you mean 'new_context'"):
-        Plan(config, CODE)
 
 
 def test_the_code_of_a_model_is_its_file_and_what_it_imports(config, tmp_path):

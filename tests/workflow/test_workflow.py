@@ -26,7 +26,9 @@ def test_everything_is_there_and_nothing_is_left_to_do(finished):
     for figure in ("topk_r2", "leaderboard", "agreement", "conditions", "cost", "two_orders", "qc/mini"):
         content = (finished.folder / f"results/figures/{figure}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
-    assert "Nothing to be done" in finished.snakemake("-n").stdout
+    shown = finished.snakemake("-n").stdout
+    assert "Nothing to be done" in shown
+    assert "scgen cannot predict combinations it never saw: mini/new_combination" in shown.split("left out:")[1]
 
 
 def test_what_is_removed_after_use_is_made_again_when_its_source_changes(finished):
